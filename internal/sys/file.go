@@ -1,0 +1,148 @@
+package sys
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// WriteFileAtomic gives path the given content, whole or not at all, also over
+// a power cut: temporary name, write, fsync, rename, fsync of the directory.
+// perm is set exactly, whatever the umask is.
+func WriteFileAtomic(path string, data []byte, perm os.FileMode) error {
+	dir, err := OpenDir(filepath.Dir(path))
+	if err != nil {
+		return fmt.Errorf("cannot write %s: %w", path, err)
+	}
+	defer dir.Close()
+	if err := WriteFileAt(int(dir.Fd()), filepath.Base(path), data, perm); err != nil {
+		return fmt.Errorf("cannot write %s: %w", path, err)
+	}
+	return nil
+}
+
+// WriteFileAt is WriteFileAtomic for a name in an open directory.
+func WriteFileAt(dir int, name string, data []byte, perm os.FileMode) error {
+	tmp := TempName(name)
+	f, err := Create(dir, tmp, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	err = func() error {
+		if err := Write(f, data); err != nil {
+			return err
+		}
+		if err := Fchmod(int(f.Fd()), uint32(perm.Perm())); err != nil {
+			return err
+		}
+		if err := Fsync(f); err != nil {
+			return err
+		}
+		return Renameat2(dir, tmp, dir, name, 0)
+	}()
+	if err != nil {
+		return errors.Join(err, ignoreNotExist(Unlinkat(dir, tmp, 0)))
+	}
+	return FsyncDir(dir)
+}
+
+// TempName returns a name that nobody else uses, for something that gets its
+// own name only when it is whole.
+func TempName(name string) string {
+	return "." + name + ".tmp-" + strconv.FormatUint(rand.Uint64(), 36)
+}
+
+// OpenDir opens a directory for FsyncDir and the *at calls. A link is followed:
+// use it only for directories of jailup's own.
+func OpenDir(path string) (*os.File, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// MkdirAll makes a directory of jailup's own and its missing parents, each made
+// durable in its parent. Existing directories are left as they are.
+func MkdirAll(path string, perm os.FileMode) error {
+	if st, err := os.Stat(path); err == nil {
+		if !st.IsDir() {
+			return fmt.Errorf("cannot make directory %s: a file is in its place", path)
+		}
+		return nil
+	}
+	parent := filepath.Dir(path)
+	if parent != path {
+		if err := MkdirAll(parent, perm); err != nil {
+			return err
+		}
+	}
+	dir, err := OpenDir(parent)
+	if err != nil {
+		return fmt.Errorf("cannot make directory %s: %w", path, err)
+	}
+	defer dir.Close()
+	if err := Mkdirat(int(dir.Fd()), filepath.Base(path), uint32(perm.Perm())); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("cannot make directory %s: %w", path, err)
+	}
+	return FsyncDir(int(dir.Fd()))
+}
+
+// RemoveTree removes name and all below it. It walks by descriptors, follows no
+// link, and stops with EXDEV at a mount, so that what an administrator mounted
+// below is never emptied. A missing name is no error.
+func RemoveTree(dir int, name string) error {
+	err := Unlinkat(dir, name, 0)
+	if err == nil || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if !errors.Is(err, unix.EISDIR) && !errors.Is(err, unix.EPERM) {
+		return err
+	}
+	how := unix.OpenHow{
+		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
+	}
+	fd, oerr := unix.Openat2(dir, name, &how)
+	if oerr != nil {
+		if errors.Is(oerr, unix.ENOTDIR) || errors.Is(oerr, unix.ELOOP) {
+			return err // a file that cannot be unlinked, immutable perhaps
+		}
+		return oerr
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	for {
+		names, rerr := f.Readdirnames(256)
+		if len(names) == 0 {
+			if rerr != nil && rerr != io.EOF {
+				return rerr
+			}
+			break
+		}
+		for _, n := range names {
+			if err := RemoveTree(fd, n); err != nil {
+				return err
+			}
+		}
+		if _, err := f.Seek(0, 0); err != nil {
+			return err
+		}
+	}
+	return ignoreNotExist(Unlinkat(dir, name, unix.AT_REMOVEDIR))
+}
+
+func ignoreNotExist(err error) error {
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return err
+}
