@@ -1,6 +1,8 @@
 package sys
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -145,4 +147,13 @@ func ignoreNotExist(err error) error {
 		return nil
 	}
 	return err
+}
+
+// HashFile returns the SHA-256 of all that r has left, in hexadecimal.
+func HashFile(r io.Reader) (string, error) {
+	h := sha256.New()
+	if _, err := io.Copy(h, r); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
 }
