@@ -167,3 +167,54 @@ func controlString(s string) int {
 	}
 	return 0
 }
+
+// Bounds of what a stream lets through.
+const (
+	maxLines = 60  // of one message
+	maxLine  = 500 // runes of one line
+	maxName  = 200 // runes of a name or a version
+	maxPath  = DefaultMax
+)
+
+// cleaned returns e with all its text cleaned. What e points to is copied, for
+// it may be the caller's; a run.done has a Done afterwards.
+func cleaned(e Event) Event {
+	e.Kind, e.Run = Kind(Clean(string(e.Kind), maxName)), Clean(e.Run, maxName)
+	e.Step, e.Level = Clean(e.Step, maxName), Clean(e.Level, maxName)
+	e.Message, e.Hint = cleanText(e.Message), cleanText(e.Hint)
+	if e.Check != nil {
+		e.Check = &Check{Clean(e.Check.Name, maxName), Clean(e.Check.Status, maxName), cleanText(e.Check.Detail)}
+	}
+	if p := e.Progress; p != nil {
+		e.Progress = &Progress{Clean(p.What, maxName), Clean(p.Unit, maxName), max(p.Done, 0), max(p.Total, 0)}
+	}
+	if s := e.Start; s != nil {
+		e.Start = &RunStart{Clean(s.Verb, maxName), Clean(s.Server, maxName), Clean(s.Jail, maxPath), Clean(s.Version, maxName)}
+	}
+	if e.Kind != KindRunDone {
+		return e
+	}
+	var d RunDone
+	if e.Done != nil {
+		d = *e.Done
+	}
+	d.Result, d.Server, d.Snapshot = Clean(d.Result, maxName), Clean(d.Server, maxName), Clean(d.Snapshot, maxName)
+	d.Jail, d.Evidence = Clean(d.Jail, maxPath), Clean(d.Evidence, maxPath)
+	d.Error, d.Hint = cleanText(d.Error), cleanText(d.Hint)
+	d.From, d.To = cleanMap(d.From), cleanMap(d.To)
+	e.Done = &d
+	return e
+}
+
+// cleanText cleans text that may have several lines.
+func cleanText(s string) string {
+	return strings.Join(CleanLines(s, maxLines, maxLine), "\n")
+}
+
+func cleanMap(m map[string]string) map[string]string {
+	out := make(map[string]string, len(m))
+	for k, v := range m {
+		out[Clean(k, maxName)] = Clean(v, maxName)
+	}
+	return out
+}
