@@ -114,11 +114,11 @@ func HandMadeJail(t testing.TB, debs string, opts ...JailOption) *Jail {
 // ShmDir is a folder in memory that goes with the test.
 func ShmDir(t testing.TB) string {
 	t.Helper()
-	var fs unix.Statfs_t
-	if unix.Statfs("/dev/shm", &fs) != nil || fs.Type != unix.TMPFS_MAGIC {
+	base := shmBase()
+	if base == "" {
 		return t.TempDir()
 	}
-	dir, err := os.MkdirTemp("/dev/shm", "jailup-test-")
+	dir, err := os.MkdirTemp(base, "jailup-test-")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,6 +131,11 @@ func ShmDir(t testing.TB) string {
 		}
 	})
 	return dir
+}
+
+func isTmpfs(dir string) bool {
+	var fs unix.Statfs_t
+	return unix.Statfs(dir, &fs) == nil && fs.Type == unix.TMPFS_MAGIC && unix.Access(dir, unix.W_OK) == nil
 }
 
 // openParents lets the server's workers, who are not root, reach a jail below
