@@ -1,0 +1,446 @@
+package fileset
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"path"
+	"slices"
+	"sort"
+	"strings"
+
+	"github.com/jailup/jailup/internal/changeset"
+	"github.com/jailup/jailup/internal/elfdeps"
+	"github.com/jailup/jailup/internal/jail"
+	"github.com/jailup/jailup/internal/manifest"
+	"github.com/jailup/jailup/recipes"
+	"golang.org/x/sys/unix"
+)
+
+// Input is what a selection is made from.
+type Input struct {
+	Root   *jail.Root
+	Recipe *recipes.Recipe
+	World  *World
+	Stage  *Stage
+	// Old is what jailup knows of the jail; nil for one made by hand.
+	Old *manifest.Manifest
+	// Whole asks for all that the owned packages bring, as in a new jail.
+	Whole bool
+	// ConfNew takes the packages' configuration over the administrator's.
+	ConfNew bool
+	// Known identifies the content of files that are about to be replaced or
+	// left; nil knows nothing.
+	Known func(canonical string, st *changeset.State) (pkg, version string, ok bool)
+}
+
+// Conf is what became of one file of the configuration.
+type Conf struct {
+	Path   string `json:"path"`
+	Action string `json:"action"` // kept, replaced, beside, deleted, added
+	Beside string `json:"beside,omitempty"`
+}
+
+// Selection is what the jail shall hold.
+type Selection struct {
+	Input    changeset.Input
+	Manifest *manifest.Manifest
+	Conf     []Conf
+	// Changed are files that no package knows: replaced, and kept in the stage.
+	Changed []string
+	// From holds the versions that were recognised in the jail.
+	From map[string]string
+}
+
+// earlyLibs are the C library's set, which must never be mixed.
+var earlyLibs = []string{"ld-linux", "libc.so", "libm.so", "libpthread.so", "libdl.so", "librt.so", "libresolv.so", "libnss_", "libutil.so", "libanl.so"}
+
+type selector struct {
+	in      Input
+	layout  *Layout
+	old     map[string]manifest.File
+	out     *Selection
+	wants   map[string]changeset.Want // by path in the jail
+	staged  map[string]bool           // stage names that are in use
+	files   map[string]manifest.File
+	mtimeNS int64
+}
+
+// Select decides. mtimeNS is the time that directories get in which something
+// changes.
+func Select(ctx context.Context, in Input, mtimeNS int64) (*Selection, error) {
+	s := &selector{
+		in: in, layout: NewLayout(in.Root), old: in.Old.Index(), mtimeNS: mtimeNS,
+		out:    &Selection{From: map[string]string{}},
+		wants:  map[string]changeset.Want{},
+		staged: map[string]bool{}, files: map[string]manifest.File{},
+	}
+	needed, err := s.closure(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range in.World.sorted() {
+		if err := s.node(n, needed[n.Path]); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.caBundle(); err != nil {
+		return nil, err
+	}
+	s.obsolete()
+	s.finish()
+	return s.out, nil
+}
+
+// closure computes what the wanted executables, modules and run-time files need,
+// over the tree of the packages.
+func (s *selector) closure(ctx context.Context) (map[string]bool, error) {
+	var roots []string
+	for _, e := range s.in.Recipe.Executables {
+		if n := s.in.World.nodes[Canonical(e)]; n == nil {
+			return nil, fmt.Errorf("cannot stage %s: no package of the target holds %s", s.in.Recipe.Name, e)
+		}
+		roots = append(roots, Canonical(e))
+	}
+	for _, n := range s.in.World.sorted() {
+		if n.Dir || n.State.Mode&unix.S_IFMT != unix.S_IFREG {
+			continue
+		}
+		wanted := n.Owned && s.wantsOwned(n) || recipes.Match(s.in.Recipe.Runtime, n.Path) && (s.whole() || s.present(n))
+		if !n.Owned && s.present(n) {
+			wanted = true // a library that the jail holds already goes along
+		}
+		if wanted && s.isELF(n) && !slices.Contains(roots, n.Path) {
+			roots = append(roots, n.Path)
+		}
+	}
+	res := elfdeps.New(s.in.World.fs())
+	c, err := res.Closure(ctx, roots)
+	if err != nil {
+		return nil, err
+	}
+	if len(c.Missing) > 0 {
+		m := c.Missing[0]
+		return nil, fmt.Errorf("cannot stage %s: %s needs %s: %s", s.in.Recipe.Name, m.By, m.Name, m.Reason)
+	}
+	needed := map[string]bool{}
+	for _, p := range c.Paths {
+		needed[Canonical(p)] = true
+	}
+	return needed, nil
+}
+
+func (s *selector) isELF(n *Node) bool {
+	f, err := s.in.Stage.Open(n.Stage)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	var magic [4]byte
+	_, err = io.ReadFull(f, magic[:])
+	return err == nil && string(magic[:]) == "\x7fELF"
+}
+
+func (s *selector) whole() bool { return s.in.Whole || s.in.Old != nil && s.in.Old.Whole }
+
+func (s *selector) present(n *Node) bool { return len(s.layout.Existing(n.Path)) > 0 }
+
+// wantsOwned: all of it in a jail that jailup built; what is there already in
+// one made by hand.
+func (s *selector) wantsOwned(n *Node) bool { return s.whole() || s.present(n) }
+
+// recordedAt is where the manifest has a canonical path.
+func (s *selector) recordedAt(canonical string) (manifest.File, bool) {
+	for _, n := range names(canonical) {
+		if f, ok := s.old[n]; ok {
+			return f, true
+		}
+		if p, err := s.in.Root.Physical(n); err == nil {
+			if f, ok := s.old[p]; ok {
+				return f, true
+			}
+		}
+	}
+	return manifest.File{}, false
+}
+
+func (s *selector) node(n *Node, needed bool) error {
+	exec := s.isExec(n.Path)
+	runtime := recipes.Match(s.in.Recipe.Runtime, n.Path)
+	switch {
+	case n.Dir:
+		if n.Owned && s.whole() {
+			s.out.Input.Dirs = append(s.out.Input.Dirs, changeset.WantDir{
+				Path: s.layout.Default(n), Mode: n.State.Mode & 0o7777, UID: n.State.UID, GID: n.State.GID, MtimeNS: n.State.MtimeNS})
+		}
+		return nil
+	case n.Conf || n.Owned && strings.HasPrefix(n.Path, "/etc/"):
+		return s.conf(n)
+	case exec, needed, n.Owned && s.wantsOwned(n), runtime && s.whole(), s.present(n), s.in.World.extra(n.Path):
+		return s.place(n, exec)
+	}
+	return nil
+}
+
+func (s *selector) isExec(canonical string) bool {
+	return slices.ContainsFunc(s.in.Recipe.Executables, func(e string) bool { return Canonical(e) == canonical })
+}
+
+// place wants a node at each place that the jail has it, or at its default one.
+// Where the jail holds a plain file under a name that the package ships as a
+// link (a copy by hand), it stays a plain file, with the new content.
+func (s *selector) place(n *Node, exec bool) error {
+	places := s.layout.Existing(n.Path)
+	fresh := len(places) == 0
+	if fresh {
+		places = []string{s.layout.Default(n)}
+	}
+	for _, p := range places {
+		src := n
+		if !fresh && n.State.Link != "" {
+			info, err := s.in.Root.Lstat(p)
+			if err == nil && info.IsRegular() {
+				_, target, err := s.in.World.resolve(n.Path, true)
+				if err != nil || target == nil || target.Stage == "" {
+					continue // its content is not in the target
+				}
+				src = target
+			}
+		}
+		if err := s.want(p, src, n.Package, exec); err != nil {
+			return err
+		}
+		if src.State.Link != "" && !strings.HasPrefix(src.State.Link, "/") {
+			// The target of a link beside it goes where the link is.
+			if _, target, err := s.in.World.resolve(n.Path, true); err == nil && target != nil && target.Stage != "" &&
+				path.Dir(target.Path) == path.Dir(n.Path) {
+				if err := s.want(path.Join(path.Dir(p), path.Base(target.Path)), target, target.Package, exec); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// want enters one wish. A second one for the same place is passed over; a node
+// that is wanted at a second place is copied in the stage.
+func (s *selector) want(p string, n *Node, pkg string, exec bool) error {
+	p, err := s.in.Root.Physical(p)
+	if err != nil {
+		return err
+	}
+	if _, ok := s.wants[p]; ok {
+		return nil
+	}
+	name, st := n.Stage, n.State
+	if s.staged[name] {
+		if name, st, err = s.in.Stage.Copy(n.Stage, n.State); err != nil {
+			return err
+		}
+	}
+	s.keepMode(p, &st)
+	s.staged[name] = true
+	base := path.Base(n.Path)
+	early := slices.ContainsFunc(earlyLibs, func(l string) bool { return strings.HasPrefix(base, l) })
+	s.wants[p] = changeset.Want{Path: p, State: st, Stage: name, Package: pkg, Exec: exec, Early: early}
+	s.record(p, n, pkg)
+	return s.inspect(p, n)
+}
+
+// keepMode leaves alone what an administrator has made stricter: a file whose
+// mode is no longer what the old package shipped keeps it.
+func (s *selector) keepMode(p string, st *changeset.State) {
+	rec, ok := s.old[p]
+	if !ok || st.Link != "" {
+		return
+	}
+	if info, err := s.in.Root.Lstat(p); err == nil && info.IsRegular() && info.Mode != rec.Mode {
+		st.Mode = info.Mode &^ (unix.S_ISUID | unix.S_ISGID)
+	}
+}
+
+func (s *selector) record(p string, n *Node, pkg string) {
+	s.files[p] = manifest.File{Path: p, Mode: n.State.Mode, UID: n.State.UID, GID: n.State.GID, Size: n.State.Size,
+		SHA256: n.State.SHA256, Link: n.State.Link, Package: pkg, Conf: n.Conf}
+}
+
+// inspect says what is known of the file that will be replaced.
+func (s *selector) inspect(p string, n *Node) error {
+	old, err := s.read(p)
+	if err != nil || old == nil {
+		return err
+	}
+	if old.Same(&n.State) {
+		s.out.From[n.Package] = s.in.World.packages[n.Package]
+		return nil
+	}
+	if rec, ok := s.old[p]; ok {
+		if rec.SHA256 != old.SHA256 || rec.Link != old.Link {
+			s.out.Changed = append(s.out.Changed, p)
+		}
+		return nil
+	}
+	if old.Link != "" {
+		return nil
+	}
+	if s.in.Known != nil {
+		if pkg, version, ok := s.in.Known(n.Path, old); ok {
+			s.out.From[pkg] = version
+			return nil
+		}
+	}
+	s.out.Changed = append(s.out.Changed, p)
+	return nil
+}
+
+func (s *selector) read(p string) (*changeset.State, error) {
+	d, base, err := s.in.Root.OpenParent(p)
+	if err != nil {
+		return nil, nil // nothing there
+	}
+	defer d.Close()
+	st, err := changeset.ReadState(int(d.Fd()), base)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", p, err)
+	}
+	return st, nil
+}
+
+// conf treats a file that an administrator may have changed, as dpkg does
+// (Debian policy 10.7.3): his change stays, and the new version is laid beside.
+func (s *selector) conf(n *Node) error {
+	p, err := s.in.Root.Physical(n.Path)
+	if err != nil {
+		return err
+	}
+	cur, err := s.read(p)
+	if err != nil {
+		return err
+	}
+	rec, recorded := s.recordedAt(n.Path)
+	note := func(action, beside string) {
+		s.out.Conf = append(s.out.Conf, Conf{Path: p, Action: action, Beside: beside})
+	}
+	pristine := ""
+	if recorded {
+		pristine = rec.SHA256 + rec.Link
+	} else if cur != nil && s.in.Known != nil {
+		if _, _, ok := s.in.Known(n.Path, cur); ok {
+			pristine = cur.SHA256 + cur.Link
+		}
+	}
+	fresh := n.State.SHA256 + n.State.Link
+	switch {
+	case cur == nil && recorded:
+		s.record(p, n, n.Package)
+		note("deleted", "")
+		return nil
+	case cur == nil && !s.whole():
+		return nil
+	case cur == nil, cur.Same(&n.State), s.in.ConfNew, pristine != "" && pristine == cur.SHA256+cur.Link:
+		if cur == nil {
+			note("added", "")
+		} else if !cur.Same(&n.State) {
+			note("replaced", "")
+		}
+		return s.want(p, n, n.Package, false)
+	case pristine == fresh:
+		s.record(p, n, n.Package) // changed here, not there
+		note("kept", "")
+		return nil
+	}
+	s.record(p, n, n.Package)
+	beside := p + ".jailup-new"
+	note("beside", beside)
+	m := &Node{Path: beside, Package: n.Package, Stage: n.Stage, State: n.State}
+	if err := s.want(beside, m, n.Package, false); err != nil {
+		return err
+	}
+	delete(s.files, beside) // not the package's: it may be deleted at will
+	return nil
+}
+
+// caBundle keeps /etc/ssl/certs/ca-certificates.crt, which is in no package.
+func (s *selector) caBundle() error {
+	const p = "/etc/ssl/certs/ca-certificates.crt"
+	data := s.in.World.bundle()
+	rec, recorded := s.old[p]
+	if len(data) == 0 || !s.whole() {
+		return nil
+	}
+	cur, err := s.read(p)
+	if err != nil {
+		return err
+	}
+	if recorded && (cur == nil || cur.SHA256 != rec.SHA256) {
+		s.files[p] = rec
+		s.out.Conf = append(s.out.Conf, Conf{Path: p, Action: "kept"})
+		return nil
+	}
+	return s.Generated(p, data, 0o644)
+}
+
+// Generated wants a file that jailup itself makes.
+func (s *selector) Generated(p string, data []byte, perm uint32) error {
+	name, st, err := s.in.Stage.Put(strings.NewReader(string(data)), int64(len(data)), Meta{Perm: perm, MtimeNS: s.mtimeNS})
+	if err != nil {
+		return err
+	}
+	n := &Node{Path: p, Stage: name, State: st}
+	return s.want(p, n, "", false)
+}
+
+// obsolete takes out what the old packages had and the new ones have not.
+func (s *selector) obsolete() {
+	if s.in.Old == nil {
+		return
+	}
+	paths := make([]string, 0, len(s.old))
+	for p := range s.old {
+		paths = append(paths, p)
+	}
+	sort.Strings(paths)
+	for _, p := range paths {
+		rec := s.old[p]
+		if _, stays := s.files[p]; stays {
+			continue
+		}
+		if _, stays := s.wants[p]; stays {
+			continue
+		}
+		if rec.Package == "" || recipes.Match(s.in.Recipe.State, p) {
+			s.files[p] = rec
+			continue
+		}
+		if rec.Mode&unix.S_IFMT == unix.S_IFDIR {
+			s.out.Input.Rmdir = append(s.out.Input.Rmdir, p)
+			continue
+		}
+		cur, err := s.read(p)
+		if err != nil || cur == nil {
+			continue
+		}
+		if cur.SHA256 != rec.SHA256 || cur.Link != rec.Link {
+			s.out.Conf = append(s.out.Conf, Conf{Path: p, Action: "kept"})
+			continue
+		}
+		s.out.Input.Remove = append(s.out.Input.Remove, p)
+		s.out.Input.Rmdir = append(s.out.Input.Rmdir, path.Dir(p))
+	}
+}
+
+func (s *selector) finish() {
+	for _, w := range s.wants {
+		s.out.Input.Wants = append(s.out.Input.Wants, w)
+	}
+	sort.Slice(s.out.Input.Wants, func(i, k int) bool { return s.out.Input.Wants[i].Path < s.out.Input.Wants[k].Path })
+	s.out.Input.MtimeNS = s.mtimeNS
+	m := &manifest.Manifest{Version: 1, Server: s.in.Recipe.Name, Whole: s.whole(), Packages: s.in.World.packages}
+	for _, f := range s.files {
+		m.Files = append(m.Files, f)
+	}
+	sort.Slice(m.Files, func(i, k int) bool { return m.Files[i].Path < m.Files[k].Path })
+	s.out.Manifest = m
+	sort.Strings(s.out.Changed)
+}
