@@ -20,7 +20,7 @@ export GOFLAGS := -buildvcs=false $(GOFLAGS)
 
 LINT_VERSION := v2.15.0
 TOOLS        ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/jailup-tools
-LINT         := $(TOOLS)/golangci-lint-$(LINT_VERSION)-$(shell $(GO) env GOVERSION)/golangci-lint
+LINT          = $(TOOLS)/golangci-lint-$(LINT_VERSION)-$(shell $(GO) env GOVERSION)/golangci-lint
 
 go_test = $(GO) test $(race) -count=1 -timeout $(TIMEOUT) $(TESTFLAGS)
 
@@ -47,16 +47,13 @@ endif
 deps: ## install the Debian packages that the tests need
 	@.ci/deps
 
-lint: $(LINT) ## gofmt, go vet, golangci-lint
+lint: ## gofmt, go vet, golangci-lint
 	@out=$$(gofmt -l .); [ -z "$$out" ] || { echo "not gofmt'ed:"; echo "$$out"; exit 1; }
 	$(GO) vet ./...
 	$(GO) vet -tags faultpoints ./...
+	@[ -x $(LINT) ] || { echo 'lint: building golangci-lint $(LINT_VERSION), once'; mkdir -p $(dir $(LINT)); \
+	GOBIN=$(dir $(LINT)) GOFLAGS= CGO_ENABLED=0 $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION); }
 	$(LINT) run ./...
-
-$(LINT):
-	@echo 'lint: building golangci-lint $(LINT_VERSION), once'
-	@mkdir -p $(@D)
-	GOBIN=$(@D) GOFLAGS= CGO_ENABLED=0 $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
 
 fmt: ## gofmt all
 	gofmt -w .
