@@ -288,8 +288,9 @@ func (b *build) sort(paths []string) (progs, libs []root, err error) {
 		obj, err := b.r.object(at.path)
 		switch {
 		case errors.Is(err, ErrNotELF):
+		case err != nil && obj != nil && obj.Type != 0 && !obj.loadable():
 		case err != nil:
-			b.addMissing(Missing{By: at.path, Name: at.path, Reason: unwrapReason(err), Chain: []string{at.path}})
+			b.addMissing(Missing{By: at.path, Name: at.path, Reason: err.Error(), Chain: []string{at.path}})
 		case !obj.loadable() || obj.detached:
 		case obj.program():
 			progs = append(progs, root{at, obj})
@@ -331,7 +332,9 @@ func (r *Resolver) load(path string) (place, *Object, error) {
 // after is parsed again each time.
 const maxKept = 64 << 20
 
-// object parses the file at a physical path, once.
+// object parses the file at a physical path, once. Of a file that is an error
+// the object may tell class and machine; it is nil where not even those are
+// known.
 func (r *Resolver) object(path string) (*Object, error) {
 	r.mu.Lock()
 	p, ok := r.objects[path]
@@ -360,11 +363,13 @@ func (r *Resolver) parse(path string) (*Object, error) {
 	}
 	defer f.Close()
 	obj, err := parseObject(f)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read ELF file %s: %w", show(path), err)
+	if obj != nil {
+		obj.Path = path
 	}
-	obj.Path = path
-	return obj, nil
+	if err != nil {
+		err = fmt.Errorf("cannot read ELF file %s: %w", show(path), err)
+	}
+	return obj, err
 }
 
 // IsELF tells whether the file begins as an ELF file does.

@@ -97,19 +97,26 @@ type parser struct {
 }
 
 // parseObject reads an ELF file. It is the only entry to the parser. The parser
-// checks every offset; that it recovers as well is the last wall.
+// checks every offset; that it recovers as well is the last wall. With an error
+// comes what the header told until then: ld.so passes over a file of another
+// class or machine before it looks at the rest.
 func parseObject(f File) (obj *Object, err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			obj, err = nil, errors.New("damaged beyond what the parser knows")
 		}
 	}()
+	return parseGuarded(f)
+}
+
+func parseGuarded(f File) (*Object, error) {
 	if !IsELF(f) {
 		return nil, ErrNotELF
 	}
 	p := &parser{window: newWindow(f), obj: &Object{}, text: maxText}
 	if err := p.header(); err != nil {
-		return nil, err
+		o := p.obj
+		return &Object{Class: o.Class, Data: o.Data, Machine: o.Machine, Type: o.Type, foreign: o.foreign}, err
 	}
 	p.obj.weight = maxText - p.text
 	return p.obj, nil

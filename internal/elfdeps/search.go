@@ -8,7 +8,6 @@ import (
 	"path"
 	"slices"
 	"strings"
-	"syscall"
 )
 
 // searchList is one stretch of the search, such as a DT_RPATH. A file that is
@@ -294,10 +293,10 @@ func (s *space) verify(n *node, at place, opened string) (hit, error) {
 		return hit{}, badError{fmt.Sprintf("%s is not an ELF file", show(at.path))}
 	case errors.Is(err, fs.ErrPermission):
 		return hit{}, errNone{}
-	case err != nil:
-		return hit{}, badError{unwrapReason(err)}
-	case obj.Class != n.obj.Class:
+	case obj != nil && obj.Class != elf.ELFCLASSNONE && obj.Class != n.obj.Class:
 		return hit{}, errNone{fmt.Sprintf("wrong class: %s is %v", show(at.path), obj.Class)}
+	case err != nil && (obj == nil || obj.Machine == n.obj.Machine || obj.Data != n.obj.Data):
+		return hit{}, badError{err.Error()}
 	case obj.Data != n.obj.Data:
 		return hit{}, badError{fmt.Sprintf("wrong byte order: %s is %v", show(at.path), obj.Data)}
 	case obj.Machine != n.obj.Machine:
@@ -310,13 +309,4 @@ func (s *space) verify(n *node, at place, opened string) (hit, error) {
 		return hit{}, badError{fmt.Sprintf("%s has no dynamic section", show(at.path))}
 	}
 	return hit{opened, at, obj}, nil
-}
-
-// unwrapReason gives the text of an error as a reason.
-func unwrapReason(err error) string {
-	var e syscall.Errno
-	if errors.As(err, &e) && e == syscall.ELOOP {
-		return "too many links: " + err.Error()
-	}
-	return err.Error()
 }
