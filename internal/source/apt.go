@@ -1,0 +1,470 @@
+package source
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/jailup/jailup/internal/event"
+	"github.com/jailup/jailup/internal/pkgs"
+)
+
+// AptOptions says which apt sources serve. CacheDir and StateDir are needed;
+// the zero value of all else works.
+type AptOptions struct {
+	SourcesFiles []string // one-line, or deb822 where the name ends in .sources; default: the host's own (sources.list(5))
+	Keyring      string   // a file of keys that replaces each source's own Signed-By
+	Suite        string   // serve this suite instead of the host's, see OpenApt
+	CacheDir     string   // see OpenCache
+	StateDir     string   // remembers the newest index seen of each source
+	Arch         string   // Debian's name, default that of this machine
+	Root         string   // put before the host's own paths: sources, keyrings, os-release; default /
+	HTTP         HTTPOptions
+	Now          func() time.Time // default time.Now
+}
+
+// maxInRelease bounds a signed Release file; Debian's has 150 KB.
+const maxInRelease = 2 << 20
+
+// apt is the Source of apt repositories.
+type apt struct {
+	o       AptOptions
+	entries []entry
+	notices []Notice
+	fetch   *fetcher
+	memory  memory
+}
+
+// OpenApt reads the sources files and opens the cache; it asks no mirror yet.
+// Wrong sources files are an ErrSources.
+//
+// With a Suite S, only the sources of S, S-updates and S-security serve where
+// the files have S; otherwise the sources of the host's own release (by
+// VERSION_CODENAME of os-release(5)) serve, rewritten to S.
+func OpenApt(o AptOptions) (Source, error) {
+	if o.Root == "" {
+		o.Root = "/"
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Arch == "" {
+		o.Arch = debArch()
+	}
+	files := o.SourcesFiles
+	if len(files) == 0 {
+		var err error
+		if files, err = sourcesFiles(o.Root); err != nil {
+			return nil, &Error{Kind: ErrSources, Err: err}
+		}
+	}
+	entries, notices, err := readSources(files, o.Arch)
+	if err != nil {
+		return nil, err
+	}
+	if o.Suite != "" {
+		if entries, err = forSuite(entries, o.Suite, hostCodename(o.Root)); err != nil {
+			return nil, err
+		}
+	}
+	entries = slices.DeleteFunc(merge(entries), func(e entry) bool { return !e.wants(o.Arch) })
+	if len(entries) == 0 {
+		return nil, fail(ErrSources, "", "the apt sources name no repository for %s", o.Arch)
+	}
+	cache, err := OpenCache(o.CacheDir)
+	if err != nil {
+		return nil, err
+	}
+	if o.StateDir == "" {
+		return nil, errors.New("cannot remember the indices seen: no state folder is named")
+	}
+	m := memory{filepath.Join(o.StateDir, "sources")}
+	if err := privateDir(m.dir); err != nil {
+		return nil, fmt.Errorf("cannot remember the indices seen: %w", err)
+	}
+	return &apt{o, entries, notices, newFetcher(cache, o.HTTP), m}, nil
+}
+
+// debArch is Debian's name of the machine's architecture.
+func debArch() string {
+	switch runtime.GOARCH {
+	case "386":
+		return "i386"
+	case "arm":
+		return "armhf"
+	case "ppc64le":
+		return "ppc64el"
+	}
+	return runtime.GOARCH
+}
+
+// hostCodename is the release that the host runs, "" where it does not say.
+func hostCodename(root string) string {
+	data, err := readLimited(filepath.Join(root, "/etc/os-release"), 64<<10)
+	if err != nil {
+		return ""
+	}
+	for line := range bytes.Lines(data) {
+		if v, ok := strings.CutPrefix(strings.TrimSpace(string(line)), "VERSION_CODENAME="); ok {
+			return strings.Trim(v, `"'`)
+		}
+	}
+	return ""
+}
+
+// pockets are the suites that go with a release.
+func pockets() []string { return []string{"", "-updates", "-security"} }
+
+// forSuite narrows the sources to suite, or moves those of the host's release
+// to it.
+func forSuite(all []entry, suite, host string) ([]entry, error) {
+	if !suiteName.MatchString(suite) || strings.Contains(suite, "/") {
+		return nil, fail(ErrSources, "", "%q is no suite", suite)
+	}
+	pocketOf := func(base string) func(entry) (string, bool) {
+		return func(e entry) (string, bool) {
+			p, ok := strings.CutPrefix(e.Suite, base)
+			return p, ok && slices.Contains(pockets(), p)
+		}
+	}
+	var out []entry
+	is := pocketOf(suite)
+	has := false
+	for _, e := range all {
+		if _, ok := is(e); ok {
+			out = append(out, e)
+			has = has || e.Suite == suite
+		}
+	}
+	if has {
+		return out, nil
+	}
+	if out = nil; host != "" {
+		of := pocketOf(host)
+		for _, e := range all {
+			if p, ok := of(e); ok {
+				e.Suite = suite + p
+				out = append(out, e)
+			}
+		}
+	}
+	if !slices.ContainsFunc(out, func(e entry) bool { return e.Suite == suite }) {
+		return nil, fail(ErrSources, "", "the apt sources offer no suite %s, and have none of this host's own release that could be asked for it", suite)
+	}
+	return out, nil
+}
+
+// merge makes one of the entries that mean one index: each of them may name
+// other components.
+func merge(all []entry) []entry {
+	var out []entry
+	for _, e := range all {
+		i := slices.IndexFunc(out, func(o entry) bool {
+			return o.dist() == e.dist() && o.Suite == e.Suite && slices.Equal(o.SignedBy, e.SignedBy) &&
+				slices.Equal(o.Arches, e.Arches) && slices.Equal(o.NotArches, e.NotArches) && o.NoExpiry == e.NoExpiry && o.ByHash == e.ByHash
+		})
+		if i < 0 {
+			out = append(out, e)
+			continue
+		}
+		for _, c := range e.Components {
+			if !slices.Contains(out[i].Components, c) {
+				out[i].Components = append(slices.Clone(out[i].Components), c)
+			}
+		}
+	}
+	return out
+}
+
+// loaded is what came of one source.
+type loaded struct {
+	rel     *release
+	files   []loadedFile
+	notices []Notice
+	down    error // no answer, and nothing in the cache that could serve
+}
+
+type loadedFile struct {
+	file     indexFile
+	packages []*pkgs.Stanza
+}
+
+// Index implements Source. A source that gives no answer is a notice while the
+// cache or another source serves; whatever else is wrong with a source is an
+// error, for to go on without it could hide what it would have told.
+func (a *apt) Index(ctx context.Context) (*Index, error) {
+	got := make([]loaded, len(a.entries))
+	group, gctx := errgroup.WithContext(ctx)
+	group.SetLimit(a.fetch.o.Parallel)
+	for i, e := range a.entries {
+		group.Go(func() (err error) {
+			got[i], err = a.load(gctx, e)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	ix := newIndex(a.o.Arch)
+	ix.Notices = append(ix.Notices, a.notices...)
+	var down error
+	served := map[string]bool{}
+	for i, e := range a.entries {
+		l := got[i]
+		ix.Notices = append(ix.Notices, l.notices...)
+		if l.down != nil {
+			if down == nil {
+				down = l.down
+			}
+			ix.Notices = append(ix.Notices, Notice{e.String(), "not used: " + event.Clean(rootCause(l.down).Error(), 300)})
+			continue
+		}
+		served[e.Suite] = true
+		ix.Date[e.String()] = l.rel.Date
+		for _, f := range l.files {
+			ix.add(a.originOf(e, l.rel, f.file, i), f.packages)
+		}
+	}
+	switch {
+	case len(served) == 0:
+		return nil, &Error{Kind: ErrUnreachable, Err: fmt.Errorf("no apt source can be reached: %w", down)}
+	case a.o.Suite != "" && !served[a.o.Suite]:
+		return nil, &Error{Kind: ErrUnreachable, Err: fmt.Errorf("no apt source serves the suite %s: %w", a.o.Suite, down)}
+	}
+	return ix, nil
+}
+
+func (a *apt) originOf(e entry, r *release, f indexFile, order int) *origin {
+	name := e.String()
+	if c, _, ok := strings.Cut(f.Name, "/binary-"); ok && !e.flat() {
+		name = strings.TrimSuffix(e.URI.Redacted(), "/") + " " + e.Suite + "/" + c
+	}
+	base := e.URI.String()
+	return &origin{name: name, suite: r.Suite, codename: r.Codename, priority: r.priority(), base: base, order: order}
+}
+
+// signed is a verified index and where it came from.
+type signed struct {
+	rel  *release
+	blob Blob
+}
+
+// load brings one source up to date.
+func (a *apt) load(ctx context.Context, e entry) (loaded, error) {
+	var out loaded
+	note := func(format string, args ...any) {
+		out.notices = append(out.notices, Notice{e.String(), fmt.Sprintf(format, args...)})
+	}
+	if e.NoExpiry {
+		note("the sources file says not to check how long the index is valid")
+	}
+	ring, err := a.ring(e)
+	if err != nil {
+		return out, &Error{Kind: ErrSignature, Source: e.String(), Err: err}
+	}
+	mem, err := a.memory.load(e)
+	if err != nil {
+		return out, err
+	}
+	now := a.o.Now()
+	cached := a.cached(e, mem, ring, now)
+	var etag, modified string
+	if cached != nil {
+		etag, modified = mem.ETag, mem.LastModified
+	}
+	got, err := a.fetch.small(ctx, e.dist()+"InRelease", maxInRelease, etag, modified)
+	use := cached
+	fresh, stale := false, false
+	var offered time.Time
+	switch {
+	case context.Cause(ctx) != nil:
+		return out, context.Cause(ctx)
+	case err != nil && errors.Is(err, errTooLong):
+		return out, fail(ErrRelease, e.String(), "the index is longer than %d bytes", maxInRelease)
+	case err != nil:
+		out.down = fail(ErrUnreachable, e.String(), "cannot fetch its index: %s", event.Clean(err.Error(), 300))
+		if cached == nil || cached.rel.checkExpiry(e, now) != nil {
+			return out, nil
+		}
+		note("no answer (%s): the cached index of %s is used", event.Clean(err.Error(), 200), day(cached.rel.Date))
+	case got.unchanged:
+		if err := cached.rel.checkExpiry(e, now); err != nil {
+			return out, err
+		}
+	default:
+		rel, err := readRelease(got.data, e, ring, now)
+		if err != nil {
+			return out, err
+		}
+		if rel.Date.Before(mem.Date) {
+			stale, offered = true, rel.Date
+			if cached == nil {
+				return out, staleError(e, offered, mem.Date)
+			}
+			if err := cached.rel.check(e, now); err != nil {
+				return out, err
+			}
+			note("the mirror is behind: it offers the index of %s; the cached one of %s is used", day(offered), day(cached.rel.Date))
+			break
+		}
+		if err := rel.check(e, now); err != nil {
+			return out, err
+		}
+		fresh = true
+		use = &signed{rel: rel}
+	}
+	if err := a.packages(ctx, e, use.rel, &out); err != nil {
+		switch {
+		case stale && errors.Is(err, ErrUnreachable):
+			return out, staleError(e, offered, use.rel.Date)
+		case errors.Is(err, ErrUnreachable):
+			out.down = err
+			return out, nil
+		}
+		return out, err
+	}
+	out.rel, out.down = use.rel, nil
+	if !fresh {
+		return out, nil
+	}
+	blob, err := a.fetch.cache.PutBytes(got.data)
+	if err != nil {
+		return out, err
+	}
+	mem = seen{Date: use.rel.Date, InRelease: blob.SHA256, ETag: got.etag, LastModified: got.lastModified}
+	return out, a.memory.save(e, mem)
+}
+
+func staleError(e entry, mirror, seen time.Time) error {
+	return &Error{
+		Kind: ErrStale, Source: e.String(), MirrorDate: mirror, SeenDate: seen,
+		Err: fmt.Errorf("the mirror is behind: it offers the index of %s, the one of %s was seen already", day(mirror), day(seen)),
+	}
+}
+
+func (a *apt) ring(e entry) (keyring, error) {
+	if a.o.Keyring != "" {
+		path, err := filepath.Abs(a.o.Keyring)
+		if err != nil {
+			return keyring{}, err
+		}
+		return loadKeyring([]string{path}, "")
+	}
+	return loadKeyring(e.SignedBy, a.o.Root)
+}
+
+// cached returns the index seen last if it is in the cache and holds today.
+// Whatever is wrong with it, the mirror's answer decides.
+func (a *apt) cached(e entry, mem seen, ring keyring, now time.Time) *signed {
+	if mem.InRelease == "" {
+		return nil
+	}
+	blob, err := a.fetch.cache.Get(mem.InRelease, -1)
+	if err != nil {
+		return nil
+	}
+	f, err := blob.Open()
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	data := make([]byte, min(blob.Size, maxInRelease))
+	if _, err := f.ReadAt(data, 0); err != nil {
+		return nil
+	}
+	rel, err := readRelease(data, e, ring, now)
+	if err != nil || !rel.Date.Equal(mem.Date) {
+		return nil
+	}
+	return &signed{rel, blob}
+}
+
+// readRelease verifies a signed index, parses the verified bytes, and makes
+// sure that it is the suite's that was asked for.
+func readRelease(data []byte, e entry, ring keyring, now time.Time) (*release, error) {
+	text, err := verifyClearsigned(data, ring, now)
+	if err != nil {
+		return nil, &Error{Kind: ErrSignature, Source: e.String(), Err: errors.New(event.Clean(err.Error(), 300))}
+	}
+	rel, err := parseRelease(text)
+	if err != nil {
+		return nil, &Error{Kind: ErrRelease, Source: e.String(), Err: fmt.Errorf("cannot read its index: %s", event.Clean(err.Error(), 300))}
+	}
+	if !e.flat() && e.Suite != rel.Suite && e.Suite != rel.Codename {
+		return nil, fail(ErrRelease, e.String(), "the mirror's index is that of another suite (suite %q, codename %q)", rel.Suite, rel.Codename)
+	}
+	return rel, nil
+}
+
+// packages loads the Packages files of a verified index.
+func (a *apt) packages(ctx context.Context, e entry, rel *release, out *loaded) error {
+	files, missing := rel.packagesFiles(e, a.o.Arch)
+	for _, c := range missing {
+		out.notices = append(out.notices, Notice{e.String(), fmt.Sprintf("it has no packages for %s in %s", a.o.Arch, c)})
+	}
+	for _, f := range files {
+		get := func() (Blob, error) { return a.fetch.file(ctx, a.wantOf(e, rel, f), nil) }
+		list, bad, err := a.fetch.readPackages(ctx, get, f, a.o.Arch)
+		if err != nil {
+			var known *Error
+			if cause := context.Cause(ctx); cause != nil {
+				return cause
+			} else if errors.As(err, &known) && known.Source != "" {
+				return err
+			} else if errors.Is(err, ErrHash) {
+				return fail(ErrHash, e.String()+" "+f.Name, "%w", rootCause(err))
+			}
+			return &Error{Kind: ErrRelease, Source: e.String(), Err: fmt.Errorf("cannot read %s: %s", event.Clean(f.Name, 120), event.Clean(err.Error(), 300))}
+		}
+		if bad > 0 {
+			out.notices = append(out.notices, badNotice(e.String(), f.Name, bad))
+		}
+		out.files = append(out.files, loadedFile{f, list})
+	}
+	return nil
+}
+
+// wantOf names the places of an index file. By hash comes first where it is
+// offered: a mirror in the middle of its update has the old and the new there.
+func (a *apt) wantOf(e entry, rel *release, f indexFile) want {
+	w := want{name: e.String() + " " + f.Name, sha: f.File.SHA256, size: f.File.Size}
+	byHash := rel.ByHash && e.ByHash != "no" && e.ByHash != "false" || e.ByHash == "force"
+	if byHash {
+		dir, _, ok := cutLast(f.Name, "/")
+		if ok {
+			dir += "/"
+		}
+		w.urls = append(w.urls, e.dist()+escapePath(dir)+"by-hash/SHA256/"+f.File.SHA256)
+	}
+	w.urls = append(w.urls, e.dist()+escapePath(f.Name))
+	return w
+}
+
+func cutLast(s, sep string) (before, after string, found bool) {
+	if i := strings.LastIndex(s, sep); i >= 0 {
+		return s[:i], s[i+len(sep):], true
+	}
+	return "", s, false
+}
+
+// Fetch implements Source.
+func (a *apt) Fetch(ctx context.Context, list []Package, progress func(Progress)) (map[string]Blob, error) {
+	for _, p := range list {
+		u, err := url.Parse(p.URL)
+		if err != nil || !slices.ContainsFunc(a.entries, func(e entry) bool { return strings.HasPrefix(p.URL, e.URI.String()) && e.URI.Scheme == u.Scheme }) {
+			return nil, fail(ErrSources, p.String(), "it does not come from these sources (%s)", p.Origin)
+		}
+	}
+	return fetchAll(ctx, list, progress, a.fetch.o.Parallel, func(ctx context.Context, p Package, told func(int64)) (Blob, error) {
+		return a.fetch.file(ctx, want{name: p.String(), urls: []string{p.URL}, sha: p.SHA256, size: p.Size}, told)
+	})
+}

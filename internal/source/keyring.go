@@ -1,0 +1,166 @@
+package source
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/ProtonMail/go-crypto/openpgp/armor"
+	openpgp "github.com/ProtonMail/go-crypto/openpgp/v2"
+)
+
+// keyring is the set of keys that one source may be signed by.
+type keyring struct {
+	entities []*openpgp.Entity
+	only     []fingerprint // empty: each key of entities
+}
+
+// fingerprint is a Signed-By value that names a key of the default keyrings.
+type fingerprint struct {
+	hex   string // upper case
+	exact bool   // written with "!": the key itself, not a subkey of it
+}
+
+var fingerprintText = regexp.MustCompile(`^([0-9A-Fa-f]{40}|[0-9A-Fa-f]{64})!?$`)
+
+const (
+	maxKeyring     = 16 << 20
+	beginPublicKey = "-----BEGIN PGP PUBLIC KEY BLOCK-----"
+)
+
+// allows tells whether the key id of the entity may sign.
+func (k keyring) allows(e *openpgp.Entity, id uint64) bool {
+	if len(k.only) == 0 {
+		return true
+	}
+	primary := fmt.Sprintf("%X", e.PrimaryKey.Fingerprint)
+	for _, f := range k.only {
+		if !f.exact && f.hex == primary {
+			return true
+		}
+		if f.hex == primary && e.PrimaryKey.KeyId == id {
+			return true
+		}
+		for _, s := range e.Subkeys {
+			if s.PublicKey.KeyId == id && fmt.Sprintf("%X", s.PublicKey.Fingerprint) == f.hex {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// splitSignedBy takes the value of Signed-By apart: paths, fingerprints, or a
+// key block, which comes as one element.
+func splitSignedBy(v string) ([]string, error) {
+	v = strings.TrimSpace(v)
+	if strings.HasPrefix(v, beginPublicKey) {
+		return []string{v}, nil
+	}
+	list := strings.FieldsFunc(v, func(r rune) bool { return r == ',' || r == ' ' || r == '\n' || r == '\t' })
+	for _, s := range list {
+		if !filepath.IsAbs(s) && !fingerprintText.MatchString(s) {
+			return nil, fmt.Errorf("Signed-By holds %q, which is neither an absolute path nor a fingerprint", s)
+		}
+	}
+	return list, nil
+}
+
+// loadKeyring reads the keys of a source. An empty list means apt's default
+// keyrings below root. That one of several default keyrings cannot be read is
+// no error, as apt has it; that the named one cannot is.
+func loadKeyring(signedBy []string, root string) (keyring, error) {
+	var k keyring
+	var paths []string
+	for _, s := range signedBy {
+		switch {
+		case strings.HasPrefix(s, beginPublicKey):
+			list, err := parseKeys([]byte(s))
+			if err != nil {
+				return k, fmt.Errorf("cannot read the key block of Signed-By: %w", err)
+			}
+			k.entities = append(k.entities, list...)
+		case filepath.IsAbs(s):
+			paths = append(paths, filepath.Join(root, s))
+		default:
+			text, exact := strings.CutSuffix(s, "!")
+			k.only = append(k.only, fingerprint{strings.ToUpper(text), exact})
+		}
+	}
+	if len(paths) == 0 && len(k.entities) == 0 {
+		k.entities = defaultKeys(root)
+	}
+	for _, p := range paths {
+		list, err := readKeys(p)
+		if err != nil {
+			return k, fmt.Errorf("cannot read the keyring %s: %w", p, err)
+		}
+		k.entities = append(k.entities, list...)
+	}
+	if len(k.entities) == 0 {
+		return k, errors.New("no keyring holds a key for it")
+	}
+	return k, nil
+}
+
+// defaultKeys are those of /etc/apt/trusted.gpg and trusted.gpg.d (apt-key(8)).
+func defaultKeys(root string) []*openpgp.Entity {
+	var all []*openpgp.Entity
+	paths := []string{filepath.Join(root, "/etc/apt/trusted.gpg")}
+	dir := filepath.Join(root, "/etc/apt/trusted.gpg.d")
+	list, _ := os.ReadDir(dir)
+	for _, d := range list {
+		if n := d.Name(); strings.HasSuffix(n, ".gpg") || strings.HasSuffix(n, ".asc") {
+			paths = append(paths, filepath.Join(dir, n))
+		}
+	}
+	for _, p := range paths {
+		if keys, err := readKeys(p); err == nil {
+			all = append(all, keys...)
+		}
+	}
+	return all
+}
+
+func readKeys(path string) ([]*openpgp.Entity, error) {
+	data, err := readLimited(path, maxKeyring)
+	if err != nil {
+		return nil, err
+	}
+	return parseKeys(data)
+}
+
+// parseKeys reads binary keys, or armored ones, of which there may be several
+// blocks one after the other.
+func parseKeys(data []byte) ([]*openpgp.Entity, error) {
+	if !bytes.Contains(data, []byte(beginPublicKey)) {
+		return openpgp.ReadKeyRing(bytes.NewReader(data))
+	}
+	var all []*openpgp.Entity
+	for rest := data; ; {
+		at := bytes.Index(rest, []byte(beginPublicKey))
+		if at < 0 {
+			return all, nil
+		}
+		rest = rest[at:]
+		next := bytes.Index(rest[1:], []byte(beginPublicKey))
+		one := rest
+		if next >= 0 {
+			one = rest[:next+1]
+		}
+		rest = rest[len(one):]
+		block, err := armor.Decode(bytes.NewReader(one))
+		if err != nil {
+			return nil, err
+		}
+		keys, err := openpgp.ReadKeyRing(block.Body)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, keys...)
+	}
+}
