@@ -307,7 +307,7 @@ func size(s string) (int64, error) {
 		if c < '0' || c > '9' {
 			return 0, fmt.Errorf("%s is no size", quote(s))
 		}
-		if n > (math.MaxInt64-9)/10 {
+		if n > (math.MaxInt64-int64(c-'0'))/10 {
 			return 0, fmt.Errorf("%s is too large", quote(s))
 		}
 		n = n*10 + int64(c-'0')
