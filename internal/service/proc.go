@@ -1,0 +1,382 @@
+package service
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/jailup/jailup/internal/event"
+)
+
+func clean(s string, limit int) string { return event.Clean(s, limit) }
+
+const (
+	maxCmdline = 4096
+	maxStatus  = 16 << 10
+)
+
+// key names a process for good.
+type key struct {
+	pid   int
+	ticks uint64
+}
+
+// proc is a process of one scan.
+type proc struct {
+	Process
+	threads int
+	nspid   int  // its number in its own pid namespace
+	inJail  bool // its root is the jail's
+	ending  bool // it had no root or program any more
+	core    bool // inJail, and it runs one of the server's executables
+}
+
+func (p *proc) key() key { return key{p.PID, p.StartTicks} }
+
+// dead tells a zombie from a process of which only the first thread has ended:
+// the kernel shows both in state Z.
+func (p *proc) dead() bool {
+	return p.State == 'X' || p.State == 'x' || (p.State == 'Z' && p.threads <= 1)
+}
+
+// table is what one scan of /proc saw. It is no instant: processes come and go
+// while it is made.
+type table struct {
+	byPID   map[int]*proc // alive ones
+	zombies []*proc
+	denied  []*proc // alive, but their root cannot be read
+	// restless says that processes ended while the scan was made, or had ended just
+	// before: what forks all the time may have been overlooked.
+	restless bool
+}
+
+// pids returns the numbers in order, so that all that follows is repeatable.
+func (t *table) pids() []int {
+	pids := make([]int, 0, len(t.byPID))
+	for pid := range t.byPID {
+		pids = append(pids, pid)
+	}
+	sort.Ints(pids)
+	return pids
+}
+
+func (t *table) has(k key) *proc {
+	if p := t.byPID[k.pid]; p != nil && p.StartTicks == k.ticks {
+		return p
+	}
+	return nil
+}
+
+// executable is a file that makes a process one of the server's.
+type executable struct {
+	Inode
+	fsid unix.Fsid
+	typ  int64
+}
+
+// want is what a process is compared with.
+type want struct {
+	dev, ino uint64 // of the jail's root
+	exes     []executable
+	names    map[string]bool // paths of the executables on the host and as the jail sees them
+	comms    map[string]bool // last names of the executables, as the kernel cuts them
+	self     map[int]bool    // this process and its ancestors: never of the server
+}
+
+// want looks the executables up anew: an install exchanges them.
+func (c *ProcessController) want() want {
+	w := want{names: map[string]bool{}, comms: map[string]bool{}, self: ancestors(c.procRoot)}
+	w.dev, w.ino = c.root.DevIno()
+	for _, p := range c.spec.Executables {
+		base := path.Base(p)
+		w.comms[base[:min(len(base), 15)]] = true
+		w.names[path.Clean(p)] = true
+		w.names[path.Join(c.root.Path(), p)] = true
+		if real, err := c.root.RealPath(p); err == nil {
+			w.names[real] = true
+			w.names[path.Join(c.root.Path(), real)] = true
+		}
+		f, err := c.root.OpenFile(p)
+		if err != nil {
+			continue // taken out by an install, or never there
+		}
+		var st unix.Stat_t
+		var fs unix.Statfs_t
+		fd := int(f.Fd())
+		if unix.Fstat(fd, &st) == nil && unix.Fstatfs(fd, &fs) == nil {
+			w.exes = append(w.exes, executable{Inode{uint64(st.Dev), st.Ino}, fs.Fsid, int64(fs.Type)})
+		}
+		f.Close()
+	}
+	if c.extraExes != nil {
+		for _, in := range c.extraExes() {
+			w.exes = append(w.exes, executable{Inode: in})
+		}
+	}
+	return w
+}
+
+// ancestors are this process and those it descends from.
+func ancestors(procRoot string) map[int]bool {
+	set := map[int]bool{}
+	for pid := os.Getpid(); pid > 0 && !set[pid]; {
+		set[pid] = true
+		b, err := os.ReadFile(fmt.Sprintf("%s/%d/stat", procRoot, pid))
+		if err != nil {
+			break
+		}
+		p, err := parseStat(b)
+		if err != nil {
+			break
+		}
+		pid = p.PPID
+	}
+	return set
+}
+
+// scan reads all processes.
+func (c *ProcessController) scan(w want) (*table, error) { return c.rescan(w, nil, nil) }
+
+// rescan is scan, but takes the processes of old that are in known over without
+// looking at them again.
+func (c *ProcessController) rescan(w want, old *table, known map[int]bool) (*table, error) {
+	dir, err := os.Open(c.procRoot)
+	if err != nil {
+		return nil, fmt.Errorf("cannot list processes: %w", err)
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return nil, fmt.Errorf("cannot list processes: %w", err)
+	}
+	t := &table{byPID: make(map[int]*proc, len(names))}
+	for _, name := range names {
+		pid, err := strconv.Atoi(name)
+		if err != nil || pid <= 0 {
+			continue
+		}
+		if known[pid] {
+			t.byPID[pid] = old.byPID[pid]
+			continue
+		}
+		p, err := look(int(dir.Fd()), pid, w)
+		switch {
+		case errors.Is(err, errDenied):
+			t.denied = append(t.denied, p)
+			t.byPID[pid] = p
+		case err != nil: // it ended meanwhile
+			t.restless = true
+		case p.dead():
+			t.zombies = append(t.zombies, p)
+			if w.comms[p.Comm] && age(p) < time.Second {
+				t.restless = true
+			}
+		default:
+			t.byPID[pid] = p
+			t.restless = t.restless || p.ending
+		}
+	}
+	return t, nil
+}
+
+var errDenied = errors.New("permission denied")
+
+// look reads one process. All is read through one descriptor of its directory,
+// which goes stale with the process: what is returned is of one process, even if
+// its number is given out again meanwhile.
+func look(procDir, pid int, w want) (*proc, error) {
+	d, err := unix.Openat(procDir, strconv.Itoa(pid), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(d)
+	raw, err := readSmall(d, "stat", 1024)
+	if err != nil {
+		return nil, err
+	}
+	p, err := parseStat(raw)
+	if err != nil {
+		return nil, err
+	}
+	if p.PID != pid {
+		return nil, fmt.Errorf("cannot read process %d", pid)
+	}
+	p.UID = -1
+	if p.dead() {
+		return p, nil
+	}
+	base := ""
+	if p.State == 'Z' { // its first thread has ended: root and exe are those of another
+		base = liveThread(d, pid)
+	}
+	var st unix.Statx_t
+	err = unix.Statx(d, base+"root", unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, unix.STATX_INO|unix.STATX_TYPE, &st)
+	if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
+		return p, errDenied
+	}
+	if err != nil {
+		p.ending = true
+		return p, nil
+	}
+	p.inJail = st.Ino == w.ino && unix.Mkdev(st.Dev_major, st.Dev_minor) == w.dev
+	if p.inJail {
+		p.Exe, p.core, p.ending = exeOf(d, base, w)
+		if w.self[pid] {
+			p.core = false
+		}
+		p.fill(d)
+	}
+	return p, nil
+}
+
+// liveThread returns the prefix of a thread of the process that still has a
+// root.
+func liveThread(d, pid int) string {
+	fd, err := unix.Openat(d, "task", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return ""
+	}
+	task := os.NewFile(uintptr(fd), "task")
+	defer task.Close()
+	names, _ := task.Readdirnames(1024)
+	for _, n := range names {
+		var st unix.Stat_t
+		if n != strconv.Itoa(pid) && unix.Fstatat(d, "task/"+n+"/exe", &st, 0) == nil {
+			return "task/" + n + "/"
+		}
+	}
+	return ""
+}
+
+// exeOf identifies what a process runs, and tells whether that is the server's.
+// ending is true for a process that runs nothing any more.
+func exeOf(d int, base string, w want) (in Inode, core, ending bool) {
+	fd, err := unix.Openat(d, base+"exe", unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return Inode{}, false, true
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) != nil {
+		return Inode{}, false, true
+	}
+	in = Inode{uint64(st.Dev), st.Ino}
+	for _, e := range w.exes {
+		if e.Inode == in {
+			return in, true, false
+		}
+		if e.Ino != in.Ino || e.typ == 0 {
+			continue
+		}
+		// One file can show two st_dev (btrfs gives each subvolume its own, and
+		// another one after a remount): the file system's id decides.
+		var fs unix.Statfs_t
+		if unix.Fstatfs(fd, &fs) == nil && fs.Fsid == e.fsid && int64(fs.Type) == e.typ && fs.Fsid != (unix.Fsid{}) {
+			return in, true, false
+		}
+	}
+	// A file that was replaced under the running server, by a package manager or
+	// by hand, is no longer in the jail. The kernel still tells what it was called.
+	if st.Nlink == 0 {
+		buf := make([]byte, unix.PathMax)
+		if n, err := unix.Readlinkat(d, base+"exe", buf); err == nil {
+			if name, ok := strings.CutSuffix(string(buf[:n]), " (deleted)"); ok && w.names[name] {
+				return in, true, false
+			}
+		}
+	}
+	return in, false, false
+}
+
+// fill reads what is shown of a process: its user and its command line.
+func (p *proc) fill(d int) {
+	if b, err := readSmall(d, "status", maxStatus); err == nil {
+		for line := range strings.Lines(string(b)) {
+			name, rest, _ := strings.Cut(line, ":")
+			f := strings.Fields(rest)
+			switch {
+			case name == "Uid" && len(f) >= 2:
+				if n, err := strconv.Atoi(f[1]); err == nil {
+					p.UID = n
+				}
+			case name == "NSpid" && len(f) > 0:
+				p.nspid, _ = strconv.Atoi(f[len(f)-1])
+			}
+		}
+	}
+	b, err := readSmall(d, "cmdline", maxCmdline)
+	if err != nil {
+		return
+	}
+	b = bytes.TrimRight(b, "\x00 ")
+	if len(b) == 0 {
+		return
+	}
+	p.args = strings.Split(string(b), "\x00")
+	p.Cmdline = clean(strings.Join(p.args, " "), maxCmdline)
+}
+
+// readSmall reads the beginning of a file of /proc.
+func readSmall(d int, name string, limit int) ([]byte, error) {
+	fd, err := unix.Openat(d, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	buf := make([]byte, limit)
+	n := 0
+	for n < limit {
+		m, err := unix.Read(fd, buf[n:])
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if m == 0 {
+			break
+		}
+		n += m
+	}
+	return buf[:n], nil
+}
+
+// parseStat reads proc_pid_stat(5). The name stands in parentheses and may hold
+// any byte, parentheses too: the fields are counted from the last one.
+func parseStat(b []byte) (*proc, error) {
+	bad := errors.New("cannot read the state of a process")
+	open, end := bytes.IndexByte(b, '('), bytes.LastIndexByte(b, ')')
+	if open < 0 || end < open {
+		return nil, bad
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b[:open])))
+	f := strings.Fields(string(b[end+1:]))
+	if err != nil || len(f) < 20 || len(f[0]) != 1 {
+		return nil, bad
+	}
+	num := func(field int) int { // numbered from 1, as in the manual page
+		n, e := strconv.Atoi(f[field-3])
+		if e != nil {
+			err = e
+		}
+		return n
+	}
+	p := &proc{threads: num(20)}
+	p.PID, p.PPID, p.PGID, p.SID = pid, num(4), num(5), num(6)
+	ticks, e := strconv.ParseUint(f[22-3], 10, 64)
+	if err != nil || e != nil {
+		return nil, bad
+	}
+	p.StartTicks = ticks
+	p.State = f[0][0]
+	p.Comm = clean(string(b[open+1:end]), 15)
+	return p, nil
+}

@@ -1,0 +1,256 @@
+package service
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/jailup/jailup/internal/lab"
+)
+
+func TestNginxIsStartedFoundReloadedAndStopped(t *testing.T) {
+	t.Parallel()
+	j, c := nginxJail(t, "")
+	ctx := ctxOf(t)
+
+	s, err := c.Find(ctx)
+	require.NoError(t, err)
+	require.False(t, s.Running())
+	r, err := c.Stop(ctx, StopOptions{})
+	require.NoError(t, err)
+	require.Equal(t, None, r.Level)
+	require.ErrorIs(t, c.Reload(ctx), ErrNotRunning)
+
+	s, err = c.Start(ctx, StartOptions{})
+	require.NoError(t, err)
+	require.NotNil(t, s.Master)
+	lab.Eventually(t, 10*time.Second, "two workers", func() bool {
+		s, err = c.Find(ctx)
+		return err == nil && len(s.Others) == 2 && strings.HasPrefix(s.Master.Cmdline, "nginx: master process")
+	})
+	require.Equal(t, j.MasterPID(), s.Master.PID)
+	require.Equal(t, 0, s.Master.UID)
+	require.Equal(t, 33, s.Others[0].UID)
+	require.Equal(t, []string{"/usr/sbin/nginx"}, ArgvOf(*s.Master, nginxSpec()))
+	code, _ := j.Get(t, "/")
+	require.Equal(t, 200, code)
+	requireClean(t, j.Dir, s.Master.PID)
+
+	again, err := c.Start(ctx, StartOptions{})
+	require.NoError(t, err)
+	require.Equal(t, s.Master.PID, again.Master.PID, "a second start starts nothing")
+
+	require.NoError(t, c.Reload(ctx))
+	lab.Eventually(t, 10*time.Second, "new workers", func() bool {
+		now, err := c.Find(ctx)
+		return err == nil && len(now.Others) == 2 && now.Master.PID == s.Master.PID && !overlap(now.PIDs()[1:], s.PIDs()[1:])
+	})
+
+	r, err = c.Stop(ctx, StopOptions{})
+	require.NoError(t, err)
+	require.Equal(t, Graceful, r.Level)
+	require.Len(t, r.Stopped, 3)
+	require.Empty(t, r.Left)
+	require.Equal(t, unix.SIGQUIT, r.Signals[0].Signal)
+	require.Equal(t, s.Master.PID, r.Signals[0].Process.PID)
+	require.Positive(t, r.Signals[0].Gone)
+	require.Less(t, r.Took, 5*time.Second)
+	require.Empty(t, j.Processes())
+	r, err = c.Stop(ctx, StopOptions{})
+	require.NoError(t, err)
+	require.Equal(t, None, r.Level)
+}
+
+func overlap(a, b []int) bool {
+	for _, x := range a {
+		for _, y := range b {
+			if x == y {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// requireClean looks at what a started server got from us.
+func requireClean(t *testing.T, dir string, pid int) {
+	t.Helper()
+	cwd, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid))
+	require.NoError(t, err)
+	require.Equal(t, dir, cwd)
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	require.NoError(t, err)
+	p, err := parseStat(b)
+	require.NoError(t, err)
+	require.NotEqual(t, os.Getpid(), p.SID)
+	for _, fd := range fds(t, pid) {
+		n, target, _ := strings.Cut(fd, " ")
+		i, err := strconv.Atoi(n)
+		require.NoError(t, err)
+		if i <= 2 || strings.HasPrefix(target, dir+"/") || strings.HasPrefix(target, "socket:") || strings.HasPrefix(target, "anon_inode:") {
+			continue // a standard stream, or opened by itself
+		}
+		t.Errorf("the server holds %s", fd)
+	}
+}
+
+func fds(t *testing.T, pid int) []string {
+	t.Helper()
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	names, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	var all []string
+	for _, n := range names {
+		if target, err := os.Readlink(filepath.Join(dir, n.Name())); err == nil {
+			all = append(all, n.Name()+" "+target)
+		}
+	}
+	return all
+}
+
+func TestStartedServerInheritsNothing(t *testing.T) {
+	// Not parallel: it changes what this process ignores and holds.
+	dir := actorJail(t)
+	f, err := os.Open("/proc/self/status")
+	require.NoError(t, err)
+	defer f.Close()
+	leak, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD, 100) // without close-on-exec
+	require.NoError(t, err)
+	defer unix.Close(leak)
+	ignore(t, syscall.SIGPIPE, syscall.SIGUSR1, syscall.SIGHUP)
+	t.Setenv("LD_PRELOAD", "/tmp/evil.so")
+
+	c := NewProcess(openJail(t, dir), actorSpec("serve"), logTo(t))
+	s, err := c.Start(ctxOf(t), StartOptions{Settle: 300 * time.Millisecond, Env: []string{"TZ=UTC"}})
+	require.NoError(t, err)
+	pid := s.Master.PID
+	require.Equal(t, strings.Repeat("0", 16), status(t, pid, "SigIgn"))
+	require.Equal(t, strings.Repeat("0", 16), status(t, pid, "SigBlk"))
+	require.Equal(t, "0022", status(t, pid, "Umask"))
+	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	require.NoError(t, err)
+	require.Equal(t, "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\x00LANG=C.UTF-8\x00TZ=UTC\x00", string(env))
+	for _, fd := range fds(t, pid) {
+		require.NotContains(t, fd, "/status")
+	}
+	require.Equal(t, strconv.Itoa(os.Getpid()), status(t, pid, "PPid"))
+	_, err = c.Stop(ctxOf(t), StopOptions{})
+	require.NoError(t, err)
+	require.False(t, alive(pid))
+	_, err = os.Stat(fmt.Sprintf("/proc/%d", pid))
+	lab.Eventually(t, 5*time.Second, "it is reaped", func() bool {
+		_, err = os.Stat(fmt.Sprintf("/proc/%d", pid))
+		return errors.Is(err, os.ErrNotExist)
+	})
+}
+
+func TestForegroundServerIsTheStartCommand(t *testing.T) {
+	t.Parallel()
+	j, c := nginxJail(t, "")
+	ctx := ctxOf(t)
+	argv := []string{"/usr/sbin/nginx", "-g", "daemon off; worker_shutdown_timeout 3s;"}
+	s, err := c.Start(ctx, StartOptions{Argv: argv})
+	require.NoError(t, err)
+	require.Equal(t, strconv.Itoa(os.Getpid()), status(t, s.Master.PID, "PPid"))
+	lab.Eventually(t, 10*time.Second, "it answers", func() bool { code, _, _ := j.TryGet("/"); return code == 200 })
+	s, err = c.Find(ctx)
+	require.NoError(t, err)
+	require.Equal(t, argv, ArgvOf(*s.Master, nginxSpec()))
+	for _, fd := range fds(t, s.Master.PID) {
+		require.NotContains(t, fd, "pipe:[")
+	}
+	_, err = c.Stop(ctx, StopOptions{})
+	require.NoError(t, err)
+	lab.Eventually(t, 5*time.Second, "it is reaped", func() bool {
+		_, err := os.Stat(fmt.Sprintf("/proc/%d", s.Master.PID))
+		return errors.Is(err, os.ErrNotExist)
+	})
+}
+
+func TestStartErrorsTellTheReason(t *testing.T) {
+	t.Parallel()
+	dir := actorJail(t)
+	root := openJail(t, dir)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "usr/sbin/script"), []byte("#!/no/such/sh\n"), 0o755))
+	tests := map[string]struct {
+		argv []string
+		want []string
+	}{
+		"exit status":    {[]string{"/usr/sbin/actor", "say", "1", "bind() failed\x1b[2J\u202e (98)"}, []string{"/usr/sbin/actor say 1", "exit status 1", "bind() failed", "(98)"}},
+		"no such file":   {[]string{"/usr/sbin/none"}, []string{"/usr/sbin/none", "no such file"}},
+		"no interpreter": {[]string{"/usr/sbin/script"}, []string{"interpreter"}},
+		"no process":     {[]string{"/usr/sbin/actor", "say", "0", "bye"}, []string{"left no process running", "bye"}},
+		"not absolute":   {[]string{"actor"}, []string{"absolute path"}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := NewProcess(root, actorSpec(), logTo(t))
+			_, err := c.Start(ctxOf(t), StartOptions{Argv: tt.argv})
+			require.Error(t, err)
+			require.True(t, strings.HasPrefix(err.Error(), "cannot start actor: "))
+			for _, w := range tt.want {
+				require.Contains(t, err.Error(), w)
+			}
+			require.NotContains(t, err.Error(), "\x1b")
+			require.NotContains(t, err.Error(), "\u202e")
+		})
+	}
+}
+
+func TestStartThatFailedAndLeftADaemonIsStopped(t *testing.T) {
+	t.Parallel()
+	j, c := nginxJail(t, "")
+	ctx := ctxOf(t)
+	require.NoError(t, os.RemoveAll(filepath.Join(j.Dir, "run")))
+	_, err := c.Start(ctx, StartOptions{})
+	var se *StartError
+	require.ErrorAs(t, err, &se)
+	require.Contains(t, err.Error(), "exit status 1")
+	require.Contains(t, err.Error(), "[emerg]")
+	s, err := c.Find(ctx)
+	require.NoError(t, err)
+	require.True(t, s.Running(), "nginx leaves a daemon without a pid file")
+	r, err := c.Stop(ctx, StopOptions{Grace: 5 * time.Second})
+	require.NoError(t, err)
+	require.NotEqual(t, None, r.Level)
+	require.Empty(t, j.Processes())
+}
+
+func TestStartThatHangsOrFloodsIsGivenUp(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []string{"stubborn", "flood", "race", "master"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			dir := actorJail(t)
+			c := NewProcess(openJail(t, dir), actorSpec(), logTo(t))
+			ctx, cancel := contextFor(time.Second)
+			defer cancel()
+			begun := time.Now()
+			_, err := c.Start(ctx, StartOptions{Argv: []string{"/usr/sbin/actor", mode}, Settle: time.Hour})
+			if mode == "race" && err == nil || mode == "master" && err == nil {
+				// It looked like a daemon, or a master with children: then stop it.
+				_, err = c.Stop(ctxOf(t), StopOptions{Grace: time.Millisecond, Harder: time.Millisecond})
+				require.NoError(t, err)
+			} else {
+				require.Error(t, err)
+				require.Less(t, len(err.Error()), 5000)
+			}
+			require.Less(t, time.Since(begun), 10*time.Second)
+			tab, err := c.scan(c.want())
+			require.NoError(t, err)
+			for _, p := range tab.byPID {
+				require.False(t, p.inJail, "process %s is left", p)
+			}
+		})
+	}
+}

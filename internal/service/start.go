@@ -1,0 +1,263 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"path"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	defaultSettle = 10 * time.Second
+	look1         = 10 * time.Millisecond  // first pause between two looks
+	lookMax       = 100 * time.Millisecond // longest pause
+	// daemonTime is how long a start command that has ended well may leave us
+	// without a process to see: none is missed for longer than a look or two.
+	daemonTime = 500 * time.Millisecond
+	// childTime is how long a start command must have had children to be the
+	// server: one that puts a daemon into the background has one for an instant.
+	childTime = time.Second
+	// endTime is how long the remains of a failed start may take to end.
+	endTime = 10 * time.Second
+)
+
+// Start starts the server; see Controller. With daemon off the start command is
+// the server, and a child of this process: it is reaped when it ends, and never
+// ended because we end.
+func (c *ProcessController) Start(ctx context.Context, o StartOptions) (Server, error) {
+	spec := c.spec
+	argv := o.Argv
+	if len(argv) == 0 {
+		argv = startArgv(spec)
+	} else {
+		spec.Start, spec.Exact = argv, true
+	}
+	if len(argv) == 0 || !path.IsAbs(argv[0]) {
+		return Server{}, fmt.Errorf("cannot start %s: the start command must begin with an absolute path", spec.Name)
+	}
+	s, _, err := c.find(ctx, spec)
+	if errors.Is(err, ErrAmbiguous) && !spec.Exact {
+		// What runs with another configuration is left alone by a start, so it need
+		// not be known whose it is. If it was the server after all, the new one
+		// finds the port taken.
+		spec.Exact = true
+		s, _, err = c.find(ctx, spec)
+	}
+	if err != nil {
+		return Server{}, fmt.Errorf("cannot start %s: %w", spec.Name, err)
+	}
+	if s.Master != nil {
+		c.logf("%s runs already: process %d", spec.Name, s.Master.PID)
+		return s, nil
+	}
+	if s.Running() {
+		return s, fmt.Errorf("cannot start %s: process %s of an earlier one still runs", spec.Name, s.Others[0])
+	}
+	before, err := c.setApart()
+	if err != nil {
+		return Server{}, fmt.Errorf("cannot start %s: %w", spec.Name, err)
+	}
+	out, err := newOutput()
+	if err != nil {
+		return Server{}, fmt.Errorf("cannot start %s: cannot make room for its output: %w", spec.Name, err)
+	}
+	if c.output != nil {
+		c.output.Close()
+	}
+	c.output = out
+	cmd, err := spawn(c.root.Fd(), argv, o.Env, out)
+	if err != nil {
+		return Server{}, &StartError{Name: spec.Name, Argv: argv, Status: execReason(err, c.root.Exists(argv[0])), cause: err}
+	}
+	c.logf("started %s: process %d", clean(strings.Join(argv, " "), 400), cmd.Process.Pid)
+	w := &watch{c: c, cmd: cmd, spec: spec, argv: argv, before: before, begun: time.Now(), ended: make(chan struct{})}
+	c.mu.Lock()
+	c.children[cmd.Process.Pid] = true
+	c.mu.Unlock()
+	go w.reap()
+	return w.until(ctx, or(o.Settle, defaultSettle))
+}
+
+// Output returns the last lines that the last start command has printed so far,
+// cleaned: evidence for a server in the foreground that dies later.
+func (c *ProcessController) Output() []string { return lastLines(c.output) }
+
+// setApart remembers all that runs the server's executables now, when the server
+// is known to be down: it is of other servers.
+func (c *ProcessController) setApart() (map[key]bool, error) {
+	t, err := c.scan(c.want())
+	if err != nil {
+		return nil, err
+	}
+	before := map[key]bool{}
+	for _, p := range t.byPID {
+		if p.core {
+			before[p.key()] = true
+			c.bystanders[p.key()] = true
+		}
+	}
+	return before, nil
+}
+
+// execReason puts into words why the kernel did not run the file.
+func execReason(err error, there bool) string {
+	var errno syscall.Errno
+	if !errors.As(err, &errno) {
+		return clean(err.Error(), 200)
+	}
+	if errno == unix.ENOENT && there {
+		return "the file is there, but the program interpreter that it names (the dynamic loader) is not in the jail"
+	}
+	return errno.Error()
+}
+
+// watch is a start under way.
+type watch struct {
+	c      *ProcessController
+	cmd    *exec.Cmd
+	spec   Spec
+	argv   []string
+	before map[key]bool
+	begun  time.Time
+	ended  chan struct{} // closed when the start command has ended and is reaped
+	err    error         // of Wait; read after ended
+}
+
+func (w *watch) reap() {
+	w.err = w.cmd.Wait()
+	w.c.mu.Lock()
+	delete(w.c.children, w.cmd.Process.Pid)
+	w.c.mu.Unlock()
+	close(w.ended)
+}
+
+// until watches until the start command has ended or is the server.
+func (w *watch) until(ctx context.Context, settle time.Duration) (Server, error) {
+	var parent time.Time // since when it has had children
+	for pause := look1; ; pause = min(pause*3/2, lookMax) {
+		select {
+		case <-w.ended:
+			return w.judge(ctx)
+		case <-ctx.Done():
+			return w.giveUp(ctx)
+		case <-time.After(pause):
+		}
+		t, err := w.c.scan(w.c.want())
+		if err != nil {
+			continue
+		}
+		p := t.byPID[w.cmd.Process.Pid]
+		if p == nil || !p.core {
+			continue // it ends just now, or runs something else as yet
+		}
+		if !hasChild(t, p) {
+			parent = time.Time{}
+		} else if parent.IsZero() {
+			parent = time.Now()
+		}
+		_, master, _ := title(p.args, w.spec.Name)
+		if master || !parent.IsZero() && time.Since(parent) >= childTime || time.Since(w.begun) >= settle {
+			w.c.chosen = p.key()
+			s, _, err := w.c.find(ctx, w.spec)
+			if err == nil && s.Master != nil && s.Master.PID == p.PID {
+				w.c.logf("%s stays in the foreground: process %d", w.spec.Name, p.PID)
+				return s, nil
+			}
+		}
+	}
+}
+
+func hasChild(t *table, p *proc) bool {
+	for _, q := range t.byPID {
+		if q.PPID == p.PID && q.core {
+			return true
+		}
+	}
+	return false
+}
+
+// judge looks for the daemon that an ended start command left.
+func (w *watch) judge(ctx context.Context) (Server, error) {
+	e := &StartError{Name: w.spec.Name, Argv: w.argv, Status: w.cmd.ProcessState.String()}
+	if w.err != nil {
+		e.Output = lastLines(w.c.output)
+		e.Left = w.left()
+		return Server{}, e
+	}
+	for limit := time.Now().Add(daemonTime); ; time.Sleep(look1) {
+		s, _, err := w.c.find(ctx, w.spec)
+		if err == nil && s.Master != nil {
+			return s, nil
+		}
+		if ctx.Err() != nil {
+			return w.giveUp(ctx)
+		}
+		if time.Now().After(limit) {
+			if err != nil {
+				return Server{}, fmt.Errorf("cannot start %s: %w", w.spec.Name, err)
+			}
+			e.Status = "it ended well, but left no process running"
+			e.Output = lastLines(w.c.output)
+			return Server{}, e
+		}
+	}
+}
+
+// left are the processes that the start left behind.
+func (w *watch) left() []Process {
+	t, err := w.c.scan(w.c.want())
+	if err != nil {
+		return nil
+	}
+	var left []Process
+	for _, pid := range t.pids() {
+		if p := t.byPID[pid]; p.core && !w.before[p.key()] {
+			left = append(left, p.Process)
+		}
+	}
+	return left
+}
+
+// giveUp ends a start that took too long, and all that came of it.
+func (w *watch) giveUp(ctx context.Context) (Server, error) {
+	e := &StartError{
+		Name: w.spec.Name, Argv: w.argv, Output: lastLines(w.c.output), cause: ctx.Err(),
+		Status: fmt.Sprintf("its start was given up after %s: %v", roundDuration(time.Since(w.begun)), context.Cause(ctx)),
+	}
+	d := newDrain(w.c, Server{})
+	defer d.close()
+	for k := range w.before {
+		d.spared[k] = true
+	}
+	d.sessions[w.cmd.Process.Pid] = true // it leads the session that we gave it
+	t, err := w.c.scan(w.c.want())
+	if err == nil {
+		for _, p := range t.byPID {
+			if p.PID == w.cmd.Process.Pid && !w.isEnded() || p.core && !w.before[p.key()] {
+				d.admit(p)
+			}
+		}
+	}
+	report, err := d.run(context.WithoutCancel(ctx), []phase{{Killed, unix.SIGKILL, endTime}})
+	if err != nil {
+		e.Left = slices.Clone(report.Left)
+		e.Status += ", and cannot be ended: " + clean(err.Error(), 200)
+	}
+	return Server{}, e
+}
+
+func (w *watch) isEnded() bool {
+	select {
+	case <-w.ended:
+		return true
+	default:
+		return false
+	}
+}
