@@ -24,6 +24,15 @@ LINT          = $(TOOLS)/golangci-lint-$(LINT_VERSION)-$(shell $(GO) env GOVERSI
 
 go_test = $(GO) test $(race) -count=1 -timeout $(TIMEOUT) $(TESTFLAGS)
 
+# Compiled by the user, run by root: so no cache of the user's gets files of
+# root. sudo drops the environment and often Go from the path.
+ifneq ($(shell id -u),0)
+passed  = 'PATH=$(PATH)' JAILUP_REQUIRE_ALL=$(JAILUP_REQUIRE_ALL) GOFLAGS=-buildvcs=false $(foreach v,GOMODCACHE GOPROXY GOTOOLCHAIN,$(v)=$(shell $(GO) env $(v))) \
+          $(foreach v,http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY SSL_CERT_FILE,$(if $($(v)),'$(v)=$($(v))'))
+as_root = -exec "sudo env $(passed)"
+need_sudo = @command -v sudo >/dev/null || { echo 'no sudo here: what needs root is NOT run' >&2; exit 1; }
+endif
+
 .PHONY: help build test deps lint fmt fuzz bench faults demo ci clean
 
 help: ## list the targets
@@ -32,17 +41,15 @@ help: ## list the targets
 build: ## make ./jailup, one static file
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o jailup ./cmd/jailup
 
-# Without root: all that needs none runs as the user, then the same tests are
-# run by root, compiled by the user, so that no cache of theirs belongs to root.
+# Without root: what needs none runs as the user and the rest is skipped by
+# name; then the same once more as root.
 test: deps ## run all tests (PKG=./..., RACE=1, TESTFLAGS=); asks sudo for those that need root
-ifeq ($(shell id -u),0)
-	$(go_test) $(PKG)
-else
+ifdef as_root
 	JAILUP_REQUIRE_ALL= $(go_test) $(PKG)
-	@command -v sudo >/dev/null || { echo 'test: no sudo here: the tests that need root, skipped above, did NOT run' >&2; exit 1; }
-	@echo 'test: now as root, by sudo'
-	$(go_test) -exec "sudo env PATH=$$PATH JAILUP_REQUIRE_ALL=$${JAILUP_REQUIRE_ALL:-} GOFLAGS=-buildvcs=false GOMODCACHE=$$($(GO) env GOMODCACHE) GOPROXY=$$($(GO) env GOPROXY) GOTOOLCHAIN=$$($(GO) env GOTOOLCHAIN)" $(PKG)
+	$(need_sudo)
+	@echo 'test: and now as root, by sudo'
 endif
+	$(go_test) $(as_root) $(PKG)
 
 deps: ## install the Debian packages that the tests need
 	@.ci/deps
@@ -67,12 +74,14 @@ fuzz: ## run every fuzz target for a while (FUZZTIME=5s)
 	done; echo "fuzz: $$n targets, $(FUZZTIME) each"; [ $$n -gt 0 ]
 
 bench: ## run the benchmarks, peers in the same run (BENCH=REGEXP)
-	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout $(TIMEOUT) $(PKG)
+	$(need_sudo)
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout $(TIMEOUT) $(as_root) $(PKG)
 
 faults: ## die at every instant: the tests of a build with fault points in it
+	$(need_sudo)
 	@dirs=$$(grep -rlE --include='*_test.go' '^//go:build .*\bfaultpoints\b' . | xargs -r -n1 dirname | sort -u); \
 	[ -n "$$dirs" ] || { echo 'faults: no package has such tests' >&2; exit 1; }; \
-	echo $(go_test) -tags faultpoints $$dirs; $(go_test) -tags faultpoints $$dirs
+	$(go_test) -tags faultpoints $(as_root) $$dirs
 
 demo: build ## an upgrade and a rollback on a jail of its own
 	$$([ "$$(id -u)" = 0 ] || echo sudo) ./jailup demo

@@ -146,11 +146,17 @@ func packageOf(program string) string {
 		return "e2fsprogs"
 	case "apt-ftparchive":
 		return "apt-utils"
-	case "gpg":
-		return "gpg and gpg-agent"
+	case "strip", "objcopy", "readelf":
+		return "binutils"
+	case "xz":
+		return "xz-utils"
+	case "setfacl", "getfacl":
+		return "acl"
+	case "gpgv", "gpg":
+		return "gpg (and gpg-agent)"
 	case "dpkg-deb":
 		return "dpkg"
-	case "losetup", "unshare", "nsenter":
+	case "losetup", "unshare", "nsenter", "setpriv":
 		return "util-linux"
 	case "ip", "ss":
 		return "iproute2"
