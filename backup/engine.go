@@ -1,0 +1,489 @@
+package backup
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/jailup/jailup/internal/jail"
+	"github.com/jailup/jailup/internal/sys"
+)
+
+func hostUint16(b []byte) uint16 { return binary.NativeEndian.Uint16(b) }
+
+// engine walks a tree with several workers and brings a copy (or only a picture
+// in memory, where dst is -1) up to it. Begin, Settle, Restore, Verify and Diff
+// are all one walk with other parts switched on.
+//
+// A unit of work is a directory, or a batch of names of a large one. Directories
+// are opened when their turn comes, by a path from the nearest open anchor, so
+// that neither depth nor breadth of the tree holds descriptors.
+type engine struct {
+	ctx     context.Context
+	src     int    // the source's root
+	dst     int    // the copy's root, or -1
+	mnt     uint64 // mount of the source's root: no other one is entered
+	ex      *excluder
+	stage   bool  // leave out StageName in the root
+	flush   bool  // fsync whatever is written
+	racy    int64 // a ctime from here on may hide a later change
+	cloning atomic.Bool
+	cloned  atomic.Bool
+	uid     int
+	gid     int
+
+	files  atomic.Int64
+	bytes  atomic.Int64
+	copied atomic.Int64
+	redone atomic.Int64
+	taken  atomic.Int64
+
+	anchors atomic.Int32
+
+	twinMu sync.Mutex
+	twins  map[inode]*twin
+
+	skipMu  sync.Mutex
+	skipped map[string]string
+
+	mu      sync.Mutex
+	cond    *sync.Cond
+	dirs    []unit // newest first, so that the walk goes deep before it goes wide
+	batches []unit // before directories: they hold descriptors
+	open    int    // units queued or at work
+	err     error
+	stop    atomic.Bool
+}
+
+// twin is the first copied name of an inode that has several.
+type twin struct {
+	done chan struct{}
+	it   *item
+	dir  *dir
+	ok   bool
+}
+
+// unit is a directory to do, or, with work set, a batch of one.
+type unit struct {
+	d    *dir
+	at   *handle
+	rel  string
+	work *work
+	jobs []job
+}
+
+// job is one name of a directory: new, or copied before.
+type job struct {
+	name string
+	old  *item
+	kind byte // d_type
+}
+
+// work is a directory while it is done.
+type work struct {
+	d     *dir
+	h     *handle
+	rel   string // for children: from at
+	at    *handle
+	path  string // only with excludes
+	left  atomic.Int32
+	fresh bool // the copy's directory was made in this walk
+	// relisted: the source's directory is new or changed, all about it was read
+	// again.
+	relisted bool
+	remeta   bool // owner, mode, attributes have to be set
+	mu       sync.Mutex
+	touched  bool // names were made or removed in the copy
+	plain    bool // the copy's directory has been made safe to write in
+}
+
+const (
+	batchSize  = 256
+	maxAnchors = 200
+	anchorLen  = 1500
+)
+
+type worker struct {
+	e     *engine
+	buf   []byte
+	names []byte
+	sum   digester
+}
+
+func newEngine(ctx context.Context, src, dst int) (*engine, error) {
+	st, err := jail.Fstat(src)
+	if err != nil {
+		return nil, err
+	}
+	// Files are opened through /proc; without it each would seem to be gone.
+	var proc unix.Stat_t
+	if err := unix.Stat(sys.ProcPath(src), &proc); err != nil || proc.Ino != st.Ino {
+		return nil, errors.New("/proc is not mounted")
+	}
+	e := &engine{
+		ctx: ctx, src: src, dst: dst, mnt: st.MountID, uid: os.Geteuid(), gid: os.Getegid(),
+		twins: map[inode]*twin{}, skipped: map[string]string{},
+	}
+	e.cond = sync.NewCond(&e.mu)
+	return e, nil
+}
+
+// run brings root up to the source with the given number of workers.
+func (e *engine) run(root *dir, workers int) error {
+	if workers <= 0 {
+		workers = 4
+	}
+	fd, err := openDir(e.src, "")
+	if err != nil {
+		return err
+	}
+	top := newHandle(fd)
+	defer e.drop(top)
+	if e.dst >= 0 {
+		if fd, err = openDir(e.dst, ""); err != nil {
+			return err
+		}
+		top.dst.Store(int32(fd))
+	}
+	e.push(unit{d: root, at: e.hold(top)})
+	stop := context.AfterFunc(e.ctx, func() { e.fail(e.ctx.Err()) })
+	defer stop()
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Go(func() {
+			w := &worker{e: e, buf: make([]byte, 256<<10), names: make([]byte, 32<<10)}
+			for {
+				u, ok := e.next()
+				if !ok {
+					return
+				}
+				var err error
+				if !e.stop.Load() {
+					if u.work != nil {
+						err = w.batch(u.work, u.jobs)
+					} else {
+						err = w.directory(u)
+					}
+				}
+				if err != nil {
+					e.fail(err)
+				}
+				if u.work != nil {
+					if err := w.leave(u.work); err != nil {
+						e.fail(err)
+					}
+				} else {
+					e.drop(u.at)
+				}
+				e.finish()
+			}
+		})
+	}
+	wg.Wait()
+	return e.err
+}
+
+func (e *engine) fail(err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.err == nil {
+		if cause := e.ctx.Err(); cause != nil {
+			err = cause
+		}
+		e.err = err
+	}
+	e.stop.Store(true)
+}
+
+func (e *engine) push(u unit) {
+	e.mu.Lock()
+	if u.work != nil {
+		e.batches = append(e.batches, u)
+	} else {
+		e.dirs = append(e.dirs, u)
+	}
+	e.open++
+	e.mu.Unlock()
+	e.cond.Signal()
+}
+
+func (e *engine) next() (unit, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for {
+		for _, q := range []*[]unit{&e.batches, &e.dirs} {
+			if n := len(*q); n > 0 {
+				u := (*q)[n-1]
+				(*q)[n-1] = unit{}
+				*q = (*q)[:n-1]
+				return u, true
+			}
+		}
+		if e.open == 0 {
+			return unit{}, false
+		}
+		e.cond.Wait()
+	}
+}
+
+func (e *engine) finish() {
+	e.mu.Lock()
+	e.open--
+	last := e.open == 0
+	e.mu.Unlock()
+	if last {
+		e.cond.Broadcast()
+	}
+}
+
+func (e *engine) skip(path, reason string) {
+	e.skipMu.Lock()
+	defer e.skipMu.Unlock()
+	if len(e.skipped) < 10000 {
+		e.skipped[show(path)] = reason
+	}
+}
+
+// directory opens u and does its names: all if it is new or was changed, else
+// those that it had. More than a batch is shared out.
+func (w *worker) directory(u unit) error {
+	e, d := w.e, u.d
+	src, err := openDir(u.at.src, u.rel)
+	if err != nil {
+		if gone(err) || errors.Is(err, unix.EXDEV) {
+			// Its parent saw it a moment ago: the copy keeps it, empty, and
+			// Settle looks again.
+			d.it.again = true
+			return e.emptyDir(d)
+		}
+		return fmt.Errorf("cannot read %s: %w", show(d.path()+"/"), err)
+	}
+	h := newHandle(src)
+	k := &work{d: d, h: h, rel: u.rel, at: u.at, fresh: !d.known, remeta: true}
+	k.left.Store(1)
+	if e.ex != nil {
+		k.path = d.path()
+	}
+	st, err := jail.Fstat(src)
+	if err != nil {
+		e.drop(h)
+		return fmt.Errorf("cannot look at %s: %w", show(d.path()+"/"), err)
+	}
+	old := d.kids
+	relist := true
+	if d.known {
+		relist = d.it.again || !d.it.seen.same(&st)
+		k.remeta = relist
+	}
+	k.relisted = relist
+	if relist {
+		name, group := d.it.name, d.it.group
+		more := d.it.more
+		*d.it = *newItem(name, &st)
+		d.it.dir, d.it.group, d.it.more = d, group, more
+	}
+	d.it.again = st.CtimeNS >= e.racyFrom(&st)
+	d.it.size = 0
+	d.known = true
+
+	var jobs []job
+	if relist {
+		names, types, err := readNames(src, w.names)
+		if err != nil && !gone(err) {
+			e.drop(h)
+			return fmt.Errorf("cannot read %s: %w", show(d.path()+"/"), err)
+		}
+		jobs = make([]job, len(names))
+		var had map[string]*item
+		if len(old) > 0 {
+			had = make(map[string]*item, len(old))
+			for _, it := range old {
+				had[it.name] = it
+			}
+		}
+		for i, n := range names {
+			jobs[i] = job{n, had[n], types[i]}
+			delete(had, n)
+		}
+		for _, it := range had {
+			jobs = append(jobs, job{name: it.name, old: it})
+		}
+	} else {
+		jobs = make([]job, len(old))
+		for i, it := range old {
+			jobs[i] = job{name: it.name, old: it}
+		}
+	}
+	d.kids = make([]*item, 0, len(jobs))
+	if k.fresh && e.dst >= 0 {
+		if err := k.openDst(e); err != nil {
+			e.drop(h)
+			return err
+		}
+		k.plain = true
+	}
+	for len(jobs) > batchSize {
+		k.left.Add(1)
+		e.push(unit{d: d, work: k, jobs: jobs[len(jobs)-batchSize:]})
+		jobs = jobs[:len(jobs)-batchSize]
+	}
+	err = w.batch(k, jobs)
+	return errors.Join(err, w.leave(k))
+}
+
+// leave ends one batch; the last one completes the directory.
+func (w *worker) leave(k *work) error {
+	if k.left.Add(-1) > 0 {
+		return nil
+	}
+	defer w.e.drop(k.h)
+	if w.e.stop.Load() {
+		return nil
+	}
+	k.d.sort()
+	return w.complete(k)
+}
+
+func (w *worker) batch(k *work, jobs []job) error {
+	made := make([]*item, 0, len(jobs))
+	for _, j := range jobs {
+		if w.e.stop.Load() {
+			return nil
+		}
+		it, err := w.one(k, j)
+		if err != nil {
+			return err
+		}
+		if it != nil {
+			made = append(made, it)
+		}
+	}
+	k.d.mu.Lock()
+	k.d.kids = append(k.d.kids, made...)
+	k.d.mu.Unlock()
+	return nil
+}
+
+// one brings one name up to date and returns its item, nil if it is not there.
+func (w *worker) one(k *work, j job) (*item, error) {
+	e := w.e
+	if e.stage && k.d.parent == nil && j.name == StageName {
+		return nil, nil
+	}
+	if e.ex != nil && e.ex.match(k.path, j.name) {
+		return nil, nil
+	}
+	if j.old == nil {
+		return w.add(k, j)
+	}
+	old := j.old
+	st, err := jail.StatAt(k.h.src, j.name)
+	if err != nil && !gone(err) {
+		return nil, fmt.Errorf("cannot look at %s: %w", k.show(j.name), err)
+	}
+	if err == nil && old.mount == (st.MountID != e.mnt) {
+		isDir := old.dir != nil
+		switch {
+		case old.mount && isDir == st.IsDir():
+			return old, nil
+		case !old.mount && isDir && st.IsDir() && st.Ino == old.seen.ino && st.Dev == old.seen.dev:
+			e.descend(k, old.dir)
+			return old, nil
+		case !old.mount && !isDir && !old.again && old.seen.same(&st):
+			return old, nil
+		}
+	}
+	if e.dst >= 0 {
+		if err := k.touch(e); err != nil {
+			return nil, err
+		}
+		if err := sys.RemoveTree(k.dst(), j.name); err != nil {
+			return nil, fmt.Errorf("cannot remove the old copy of %s: %w", k.show(j.name), err)
+		}
+	}
+	if err != nil {
+		e.taken.Add(1)
+		return nil, nil
+	}
+	it, err := w.add(k, job{name: j.name})
+	if it == nil && err == nil {
+		e.taken.Add(1)
+	}
+	return it, err
+}
+
+// descend queues a subdirectory, to be opened from the nearest anchor: k itself
+// once the path from the last one has become long.
+func (e *engine) descend(k *work, d *dir) {
+	rel := d.it.name
+	at := k.at
+	k.mu.Lock()
+	if len(k.rel) > anchorLen && !k.h.anchor && e.anchors.Load() < maxAnchors {
+		k.h.anchor = true
+		e.anchors.Add(1)
+	}
+	if k.h.anchor {
+		at = k.h
+	} else if k.rel != "" {
+		rel = k.rel + "/" + rel
+	}
+	k.mu.Unlock()
+	e.push(unit{d: d, at: e.hold(at), rel: rel})
+}
+
+func (k *work) dst() int { return int(k.h.dst.Load()) }
+
+func (k *work) show(name string) string { return show(k.d.path() + "/" + name) }
+
+// openDst opens the copy's directory: next to the source's where the anchor has
+// one, else from the copy's root.
+func (k *work) openDst(e *engine) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.h.dst.Load() >= 0 {
+		return nil
+	}
+	from, rel := e.dst, ""
+	if p := k.d.path(); p != "" {
+		rel = p[1:]
+	}
+	if dst := k.at.dst.Load(); dst >= 0 {
+		from, rel = int(dst), k.rel
+	}
+	fd, err := openDir(from, rel)
+	if err != nil {
+		return fmt.Errorf("cannot open the copy of %s: %w", show(k.d.path()+"/"), err)
+	}
+	k.h.dst.Store(int32(fd))
+	return nil
+}
+
+// touch makes the copy's directory ready to be changed: a directory that was
+// completed before may hand its group or its default ACL down to new files.
+func (k *work) touch(e *engine) error {
+	if err := k.openDst(e); err != nil {
+		return err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.touched = true
+	if k.plain {
+		return nil
+	}
+	k.plain = true
+	k.remeta = true
+	if err := sys.Fchmod(k.dst(), 0o700); err != nil {
+		return fmt.Errorf("cannot change the copy of %s: %w", show(k.d.path()+"/"), err)
+	}
+	err := sys.Removexattr(sys.ProcPath(k.dst()), defaultACL)
+	if err != nil && !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.ENOTSUP) {
+		return fmt.Errorf("cannot change the copy of %s: %w", show(k.d.path()+"/"), err)
+	}
+	return nil
+}
