@@ -5,7 +5,6 @@ package ui
 
 import (
 	"io"
-	"strings"
 	"sync"
 	"time"
 
@@ -93,10 +92,10 @@ func choose(o Options) (r renderer, live bool) {
 		return &jsonLines{sink: event.JSONLines(out), errs: errs}, false
 	}
 	if o.Quiet {
-		return &quiet{text: newText(errs, errs, plainStyle, plainStyle, o)}, false
+		return &quiet{text: newText(errs, errs, plainStyle(), plainStyle(), o)}, false
 	}
 	able := o.Getenv("TERM") != "" && o.Getenv("TERM") != "dumb"
-	outStyle, errStyle := plainStyle, plainStyle
+	outStyle, errStyle := plainStyle(), plainStyle()
 	if able && o.StdoutIsTerminal {
 		outStyle = terminalStyle(o)
 	}
@@ -194,132 +193,4 @@ type deaf struct{ w io.Writer }
 func (d deaf) Write(p []byte) (int, error) {
 	_, _ = d.w.Write(p)
 	return len(p), nil
-}
-
-// jsonLines writes events to standard output, and the error of a run that failed
-// to standard error as well, for whoever reads only that.
-type jsonLines struct {
-	sink event.Sink
-	errs io.Writer
-}
-
-func (j *jsonLines) emit(e event.Event) {
-	j.sink.Emit(e)
-	if e.Kind == event.KindRunDone && e.Done != nil && e.Done.Exit != 0 {
-		_, _ = io.WriteString(j.errs, failure(plainStyle, e.Done))
-	}
-}
-
-func (*jsonLines) tick()  {}
-func (*jsonLines) close() {}
-
-// quiet keeps the story for itself, until it ends badly or not at all.
-type quiet struct {
-	text  *text
-	story []event.Event
-	ended bool
-}
-
-func (q *quiet) emit(e event.Event) {
-	switch {
-	case e.Kind == event.KindProgress:
-		return
-	case len(q.story) < most:
-		q.story = append(q.story, e)
-	case e.Kind == event.KindRunDone:
-		q.story[most-1] = e
-	}
-	if e.Kind == event.KindRunDone {
-		q.ended = true
-		if e.Done != nil && e.Done.Exit != 0 {
-			q.tell()
-		}
-	}
-}
-
-func (q *quiet) tell() {
-	for _, e := range q.story {
-		q.text.emit(e)
-	}
-	q.story = nil
-}
-
-func (*quiet) tick() {}
-
-func (q *quiet) close() {
-	if !q.ended && len(q.story) > 0 {
-		q.tell()
-		q.text.close()
-	}
-}
-
-// style is how text looks: words or marks, colours or none.
-type style struct {
-	live   bool // the line of the step under way can be drawn again
-	color  bool
-	ascii  bool // no letters but those of ASCII can be shown
-	ok     string
-	fail   string
-	skip   string
-	undo   string
-	doing  string
-	arrow  string
-	full   string
-	empty  string
-	cutoff string
-}
-
-// plainStyle is for logs and mails: words that one can search for.
-var plainStyle = style{ok: "ok   ", fail: "FAIL ", skip: "skip ", undo: "undo ", doing: "...  ", arrow: "->", cutoff: "..."}
-
-func terminalStyle(o Options) style {
-	s := style{live: true, color: !o.NoColor && o.Getenv("NO_COLOR") == ""}
-	for _, name := range []string{"LC_ALL", "LC_CTYPE", "LANG"} {
-		locale := strings.ToLower(o.Getenv(name))
-		if locale == "" {
-			continue
-		}
-		s.ascii = !strings.Contains(locale, "utf-8") && !strings.Contains(locale, "utf8")
-		break
-	}
-	if o.Getenv("LC_ALL")+o.Getenv("LC_CTYPE")+o.Getenv("LANG") == "" {
-		s.ascii = true
-	}
-	if s.ascii {
-		s.ok, s.fail, s.skip, s.undo, s.doing = "+ ", "x ", "- ", "< ", "> "
-		s.arrow, s.full, s.empty, s.cutoff = "->", "#", ".", "..."
-		return s
-	}
-	s.ok, s.fail, s.skip, s.undo, s.doing = "✓ ", "✗ ", "– ", "↶ ", "▸ "
-	s.arrow, s.full, s.empty, s.cutoff = "→", "█", "░", "…"
-	return s
-}
-
-// The colours: numbers of ECMA-48's SGR that every theme shows readably.
-const (
-	bold   = "1"
-	red    = "31"
-	green  = "32"
-	yellow = "33"
-)
-
-func (s style) paint(color, text string) string {
-	if !s.color || text == "" {
-		return text
-	}
-	return "\x1b[" + color + "m" + text + "\x1b[0m"
-}
-
-// clean makes text fit for this terminal, on one line.
-func (s style) clean(text string) string {
-	text = event.Clean(text, maxCell)
-	if !s.ascii {
-		return text
-	}
-	return strings.Map(func(r rune) rune {
-		if r > '~' {
-			return '?'
-		}
-		return r
-	}, strings.ReplaceAll(text, "…", "..."))
 }
