@@ -210,6 +210,9 @@ func (w *elfWriter) assemble(need, def []byte) []byte {
 		var hash bytes.Buffer
 		w.put(&hash, uint32(1), uint32(1), uint32(0), uint32(0))
 		hashAt := place(hash.Bytes())
+		if need != nil || def != nil {
+			w.tag(elf.DT_VERSYM, base+uint64(place(make([]byte, 16))))
+		}
 		if need != nil {
 			w.tag(elf.DT_VERNEED, base+uint64(place(need)))
 			w.tag(elf.DT_VERNEEDNUM, uint64(len(w.wants)))

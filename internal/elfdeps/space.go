@@ -96,7 +96,8 @@ type space struct {
 	main    *node
 	secure  bool             // a set-user-ID or set-group-ID program
 	order   []*node          // in the order of loading, variants behind the file they stand for
-	byName  map[string]*node // by every name that ld.so would take for it; nil: known to be missing
+	byName  map[string]*node // by every name that ld.so would take for it
+	lost    map[string]bool  // names that some loader did not find
 	byPath  map[string]*node // by physical path
 	lookups map[*node][]searchList
 	twins   map[*node][]*node // the variants of a library
@@ -116,6 +117,7 @@ func (b *build) newSpace(at place, obj *Object) *space {
 		secure:  obj.program() && at.mode&modeSetX != 0,
 		byName:  make(map[string]*node),
 		byPath:  make(map[string]*node),
+		lost:    make(map[string]bool),
 		lookups: make(map[*node][]searchList),
 		twins:   make(map[*node][]*node),
 	}
@@ -176,7 +178,7 @@ func (s *space) hops(at place) {
 
 // name lets a node answer to a name, unless an earlier one does already.
 func (s *space) name(n *node, name string) {
-	if have, ok := s.byName[name]; name != "" && (!ok || have == nil) {
+	if name != "" && s.byName[name] == nil {
 		s.byName[name] = n
 	}
 }
@@ -310,7 +312,8 @@ func (s *space) drain() error {
 
 // need loads one name for n, unless something loaded answers to it.
 func (s *space) need(n *node, name string, optional bool) error {
-	if have, ok := s.byName[name]; ok && (have != nil || !optional) || fromKernel(name) {
+	// What one loader did not find another may, with a search path of its own.
+	if s.byName[name] != nil || fromKernel(name) {
 		return nil
 	}
 	res, err := s.find(n, name)
@@ -319,7 +322,7 @@ func (s *space) need(n *node, name string, optional bool) error {
 	}
 	if err != nil {
 		if !optional {
-			s.byName[name] = nil
+			s.lost[name] = true
 		}
 		s.lack(n, name, err.Error(), optional)
 		return nil

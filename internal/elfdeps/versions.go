@@ -128,10 +128,10 @@ func (s *space) check() []Missing {
 				continue
 			}
 			told[want] = true
-			lib, known := s.byName[want.lib]
+			lib := s.byName[want.lib]
 			switch {
-			case lib == nil && known, fromKernel(want.lib):
-				// Missing altogether, and told as such.
+			case s.lost[want.lib], fromKernel(want.lib):
+				// Missing altogether for one that needs it, and told as such.
 			case lib == nil:
 				s.lack(n, want.lib, fmt.Sprintf("version %s wanted of a library that nothing loads", show(want.version)), want.weak)
 			default:
