@@ -1,0 +1,445 @@
+package checks
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	// maxAtOnce bounds the looks that run at the same time.
+	maxAtOnce = 8
+	// A baseline takes baselineLooks of each check, and baselineMore where
+	// these disagree, to tell what is broken from what was so once.
+	baselineLooks   = 3
+	baselineMore    = 12
+	baselinePeriod  = 50 * time.Millisecond
+	baselineTimeout = 5 * time.Second
+)
+
+// Baseline records how the server is now. Its verdicts are those of a look
+// without a past: healthy, unhealthy or inconclusive. It takes well under a
+// second where the server answers, and at most about a minute where it hangs.
+func Baseline(ctx context.Context, list []Check) Report {
+	report := Report{Results: make([]Result, len(list))}
+	slots := make(chan struct{}, maxAtOnce)
+	var wait sync.WaitGroup
+	for i, c := range list {
+		wait.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			report.Results[i] = record(ctx, c)
+		})
+	}
+	wait.Wait()
+	for _, r := range report.Results {
+		report.Down = report.Down || r.Observation.Absent
+	}
+	report.Time = now()
+	return report
+}
+
+// now is the time for reports, without a monotonic part, which JSON would lose.
+func now() time.Time { return time.Now().UTC().Round(0) }
+
+// record looks several times. Values that change from look to look are no
+// measure for anything and are left out.
+func record(ctx context.Context, c Check) Result {
+	if s, ok := c.(stateful); ok {
+		s.begin()
+		defer s.end()
+	}
+	r := Result{Name: c.Name(), Phase: PhaseBaseline}
+	var well, ill []Observation
+	for want := baselineLooks; r.Looks < want; {
+		if r.Looks > 0 && !sleep(ctx, baselinePeriod) {
+			break
+		}
+		o := look(ctx, c, baselineTimeout)
+		r.Looks++
+		if o.OK || o.Inconclusive {
+			well = append(well, o)
+		} else {
+			ill = append(ill, o)
+		}
+		if len(well) > 0 && len(ill) > 0 {
+			want = baselineMore
+		}
+		if !o.OK && o.Took > baselineTimeout/2 {
+			want = min(want, 2) // it hangs: two looks tell enough
+		}
+	}
+	r.Failed = len(ill)
+	kept := well
+	if len(ill) >= len(well) {
+		kept = ill
+	}
+	r.Observation = merge(kept)
+	r.Verdict, r.Detail = alone(r.Observation)
+	if r.Observation.Inconclusive {
+		r.Verdict, r.Detail = Inconclusive, r.Observation.Detail
+	}
+	return r
+}
+
+// merge takes the last of the observations, with the values that all share.
+func merge(list []Observation) Observation {
+	if len(list) == 0 {
+		return Observation{Inconclusive: true, Detail: "not looked at"}
+	}
+	last := list[len(list)-1]
+	last.Values = maps.Clone(last.Values)
+	for _, o := range list {
+		last.Took = max(last.Took, o.Took)
+		for key, v := range last.Values {
+			if o.Values[key] == v {
+				continue
+			}
+			if numeric(key) {
+				last.Values[key] = larger(v, o.Values[key])
+				continue
+			}
+			delete(last.Values, key)
+		}
+	}
+	return last
+}
+
+// look runs a check once.
+func look(ctx context.Context, c Check, timeout time.Duration) Observation {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	begin := time.Now()
+	o := c.Run(ctx)
+	if o.Took == 0 {
+		o.Took = time.Since(begin)
+	}
+	return o
+}
+
+// sleep waits, and reports whether the context still holds.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// Verify watches a server that was just started until it is well, and then for
+// the soak. Before is the old server's baseline; the zero Report judges the
+// server by itself.
+//
+// Emit, which may be nil, gets each check's result when it first passes
+// (PhaseStart) and its last one (PhaseSoak, or PhaseStart where the start
+// failed); it is called from one goroutine.
+//
+// The error is nil if the server is well: no check unhealthy, and something
+// could be seen at all. If the context ends first, the error wraps its cause.
+// The report is complete in every case.
+func Verify(ctx context.Context, list []Check, before Report, p Policy, emit func(Result)) (Report, error) {
+	if emit == nil {
+		emit = func(Result) {}
+	}
+	if len(list) == 0 {
+		return Report{Time: now()}, fmt.Errorf("cannot verify the server: there is no check")
+	}
+	w := &watch{policy: p.orDefault(), emit: emit, began: time.Now()}
+	for _, c := range list {
+		if s, ok := c.(stateful); ok {
+			s.begin()
+			defer s.end()
+		}
+		s := &checkState{check: c, result: Result{Name: c.Name(), Phase: PhaseStart}}
+		if b, ok := before.Get(c.Name()); ok {
+			s.before = &b
+		}
+		w.states = append(w.states, s)
+	}
+
+	looking, stop := context.WithCancel(ctx)
+	looks := make(chan seen)
+	slots := make(chan struct{}, maxAtOnce)
+	var wait sync.WaitGroup
+	for i, c := range list {
+		wait.Go(func() { w.watch(looking, i, c, slots, looks) })
+	}
+	cause := w.decide(ctx, looks)
+	stop()
+	wait.Wait()
+	return w.report(cause)
+}
+
+// seen is one look on its way to the verdict.
+type seen struct {
+	index int
+	began time.Time
+	Observation
+}
+
+// watch looks again and again.
+func (w *watch) watch(ctx context.Context, index int, c Check, slots chan struct{}, looks chan<- seen) {
+	pace := w.policy.pace(len(w.states))
+	for {
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
+		began := time.Now()
+		o := look(ctx, c, w.policy.Timeout)
+		<-slots
+		if ctx.Err() != nil {
+			return // cut off: says nothing about the server
+		}
+		select {
+		case looks <- seen{index, began, o}:
+		case <-ctx.Done():
+			return
+		}
+		// A look that costs is taken more rarely.
+		next := max(pace-time.Since(began), o.Took/2, pace/4)
+		if o.Took > w.policy.Timeout/2 {
+			next = pace / 4
+		}
+		if !sleep(ctx, next) {
+			return
+		}
+	}
+}
+
+// watch is the state of one Verify. Only decide and what it calls touch it
+// while looks are taken.
+type watch struct {
+	policy Policy
+	emit   func(Result)
+	states []*checkState
+	began  time.Time
+	soak   time.Time // begin of the soak, zero before
+	wrong  time.Time // since when it answers, but wrongly
+}
+
+type checkState struct {
+	check      Check
+	before     *Result
+	result     Result
+	good, bad  int // looks in a row
+	soakLooks  int
+	soakFailed int
+	lastFail   string
+	identity   string
+	changes    int // of the identity, during the start
+	absent     time.Time
+	announced  bool
+}
+
+// decide takes looks until there is a verdict; the error is the cause.
+func (w *watch) decide(ctx context.Context, looks <-chan seen) error {
+	tick := time.NewTicker(min(w.policy.Period, 100*time.Millisecond))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("cannot verify the server: %w", context.Cause(ctx))
+		case o := <-looks:
+			if err := w.take(w.states[o.index], o); err != nil {
+				return err
+			}
+		case <-tick.C:
+		}
+		if w.soak.IsZero() {
+			if err := w.starting(); err != nil {
+				return err
+			}
+		}
+		if !w.soak.IsZero() && w.soaked() {
+			return nil
+		}
+	}
+}
+
+// take enters one look.
+func (w *watch) take(s *checkState, o seen) error {
+	r := &s.result
+	r.Observation = o.Observation
+	r.Verdict, r.Detail = judge(s.before, o.Observation)
+	r.Looks++
+	inSoak := !w.soak.IsZero() && o.began.After(w.soak)
+	if inSoak {
+		s.soakLooks++
+	}
+	if err := w.same(s, o, inSoak); err != nil {
+		return err
+	}
+	if r.Verdict != Unhealthy {
+		s.good++
+		s.bad = 0
+		s.absent = time.Time{}
+		return nil
+	}
+	r.Failed++
+	s.good = 0
+	s.bad++
+	s.lastFail = r.Detail
+	if !o.Absent {
+		s.absent = time.Time{}
+	} else if s.absent.IsZero() {
+		s.absent = o.began
+	} else if time.Since(s.absent) >= w.policy.Absent {
+		return w.failed(s)
+	}
+	if o.Final {
+		return w.failed(s)
+	}
+	if inSoak {
+		s.soakFailed++
+		after, share := w.policy.FailAfter, w.policy.FailShare
+		if b := s.before; b != nil && b.Failed > 0 && b.Observation.OK {
+			// It failed now and then before, too.
+			after *= 2
+			share = max(share, 0.3+float64(b.Failed)/float64(b.Looks))
+		}
+		if s.bad >= after || (s.soakLooks >= 10 && float64(s.soakFailed) > share*float64(s.soakLooks)) {
+			return w.failed(s)
+		}
+	}
+	return nil
+}
+
+// same watches what must not change. While a server starts it may hand over
+// from one process to the next once or twice, as daemons do.
+func (w *watch) same(s *checkState, o seen, inSoak bool) error {
+	if o.Identity == "" || o.Identity == s.identity {
+		return nil
+	}
+	was := s.identity
+	s.identity = o.Identity
+	if was == "" {
+		return nil
+	}
+	s.changes++
+	s.good = 0
+	if inSoak || s.changes > 2 {
+		s.result.Failed++
+		s.result.Verdict = Unhealthy
+		s.result.Detail = fmt.Sprintf("it does not stay up: process %s was followed by %s",
+			pidOf(was), pidOf(o.Identity))
+		return w.failed(s)
+	}
+	return nil
+}
+
+// starting ends the start: with the soak, or with an error.
+func (w *watch) starting() error {
+	all, wrong := true, true
+	var worst *checkState
+	for _, s := range w.states {
+		passed := s.good >= w.policy.Passes
+		if passed && !s.announced {
+			s.announced = true
+			w.emit(s.result)
+		}
+		if passed {
+			continue
+		}
+		all = false
+		if s.result.Looks == 0 || s.result.Verdict != Unhealthy || s.result.Observation.Pending {
+			wrong = false
+		}
+		if worst == nil || (s.result.Verdict == Unhealthy && worst.result.Verdict != Unhealthy) {
+			worst = s
+		}
+	}
+	switch {
+	case all:
+		w.soak = time.Now()
+		return nil
+	case time.Since(w.began) >= w.policy.Deadline:
+		if worst.result.Verdict != Unhealthy {
+			worst.result.Verdict = Unhealthy
+			worst.result.Detail = joinDetail(worst.result.Detail, "not well twice in a row")
+			if worst.lastFail != "" {
+				worst.result.Detail = "not well for long enough; last: " + worst.lastFail
+			}
+		}
+		return fmt.Errorf("%w (after %s)", w.failed(worst), w.policy.Deadline)
+	case !wrong:
+		w.wrong = time.Time{}
+	case w.wrong.IsZero():
+		w.wrong = time.Now()
+	case time.Since(w.wrong) >= w.policy.Settle:
+		return w.failed(worst)
+	}
+	return nil
+}
+
+// soaked reports whether the soak is over and every check was seen well in it.
+func (w *watch) soaked() bool {
+	if time.Since(w.soak) < w.policy.Soak {
+		return false
+	}
+	for _, s := range w.states {
+		if s.bad > 0 || (w.policy.Soak > 0 && s.soakLooks == 0) {
+			return false
+		}
+		// Too few looks to tell a transient failure from a frequent one.
+		if s.soakLooks < 10 && float64(s.soakFailed) > w.policy.FailShare*float64(s.soakLooks) {
+			return false
+		}
+	}
+	return true
+}
+
+// failed names the check that failed, or the process check where that fails as
+// well: what is dead neither listens nor answers.
+func (w *watch) failed(s *checkState) error {
+	for _, other := range w.states {
+		if other.result.Observation.Kind == KindProcess && other.result.Verdict == Unhealthy {
+			s = other
+		}
+	}
+	return fmt.Errorf("cannot verify the server: %s: %s", s.result.Name, s.result.Detail)
+}
+
+// report closes the watch.
+func (w *watch) report(cause error) (Report, error) {
+	phase := PhaseSoak
+	if w.soak.IsZero() {
+		phase = PhaseStart
+	}
+	r := Report{Time: now()}
+	var also []string
+	for _, s := range w.states {
+		s.result.Phase = phase
+		if s.result.Looks == 0 {
+			s.result.Verdict, s.result.Detail = Inconclusive, "not looked at"
+		}
+		if s.result.Verdict != Unhealthy && s.soakFailed > 0 {
+			s.result.Detail = joinDetail(s.result.Detail,
+				fmt.Sprintf("%d of %d looks failed, last: %s", s.soakFailed, s.soakLooks, s.lastFail))
+		}
+		r.Down = r.Down || s.result.Observation.Absent
+		r.Results = append(r.Results, s.result)
+		w.emit(s.result)
+		if s.result.Verdict == Unhealthy && cause != nil && !strings.Contains(cause.Error(), ": "+s.result.Name+": ") {
+			also = append(also, s.result.Name)
+		}
+	}
+	if cause == nil && !r.Healthy() {
+		return r, fmt.Errorf("cannot verify the server: no check could see anything: %s: %s",
+			r.Results[0].Name, r.Results[0].Detail)
+	}
+	if len(also) > 3 {
+		also = append(also[:3], fmt.Sprintf("%d more", len(also)-3))
+	}
+	if len(also) > 0 {
+		return r, fmt.Errorf("%w; unhealthy as well: %s", cause, strings.Join(also, ", "))
+	}
+	return r, cause
+}
