@@ -21,7 +21,7 @@ import (
 
 // loaderTrees is how many random trees are compared; each takes some
 // milliseconds. JAILUP_LOADER_TREES asks for more.
-const loaderTrees = 300
+const loaderTrees = 200
 
 // TestLoaderDecides makes random trees of programs and libraries, with search
 // paths, links, versions, other classes and caches, and asks the real ld.so of
