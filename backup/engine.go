@@ -283,10 +283,7 @@ func (w *worker) directory(u unit) error {
 	}
 	k.relisted = relist
 	if relist {
-		name, group := d.it.name, d.it.group
-		more := d.it.more
-		*d.it = *newItem(name, &st)
-		d.it.dir, d.it.group, d.it.more = d, group, more
+		d.it.look(&st)
 	}
 	d.it.again = st.CtimeNS >= e.racyFrom(&st)
 	d.it.size = 0

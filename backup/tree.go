@@ -59,10 +59,16 @@ func (s *seen) same(i *jail.Info) bool {
 }
 
 func newItem(name string, i *jail.Info) *item {
-	return &item{
-		name: name, mode: i.Mode, uid: i.UID, gid: i.GID, size: i.Size, mtime: i.MtimeNS,
-		seen: seen{i.CtimeNS, i.MtimeNS, i.Size, i.Ino, i.Dev, i.Mode, i.Nlink},
-	}
+	it := &item{name: name}
+	it.look(i)
+	return it
+}
+
+// look takes over what lstat tells. The name is not touched: others read it
+// while a directory is looked at again.
+func (it *item) look(i *jail.Info) {
+	it.mode, it.uid, it.gid, it.size, it.mtime = i.Mode, i.UID, i.GID, i.Size, i.MtimeNS
+	it.seen = seen{i.CtimeNS, i.MtimeNS, i.Size, i.Ino, i.Dev, i.Mode, i.Nlink}
 }
 
 // dir is a directory of a tree in memory.
