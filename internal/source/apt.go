@@ -196,6 +196,7 @@ type loaded struct {
 type loadedFile struct {
 	file     indexFile
 	packages []*pkgs.Stanza
+	bad      map[string]string // name → what is wrong with its entry
 }
 
 // Index implements Source. A source that gives no answer is a notice while the
@@ -231,7 +232,11 @@ func (a *apt) Index(ctx context.Context) (*Index, error) {
 		served[e.Suite] = true
 		ix.Date[e.String()] = l.rel.Date
 		for _, f := range l.files {
-			ix.add(a.originOf(e, l.rel, f.file, i), f.packages)
+			from := a.originOf(e, l.rel, f.file, i)
+			ix.add(from, f.packages)
+			for name, why := range f.bad {
+				ix.bad[name] = from.name + ": " + why
+			}
 		}
 	}
 	switch {
@@ -425,10 +430,10 @@ func (a *apt) packages(ctx context.Context, e entry, rel *release, out *loaded) 
 			}
 			return &Error{Kind: ErrRelease, Source: e.String(), Err: fmt.Errorf("cannot read %s: %s", event.Clean(f.Name, 120), event.Clean(err.Error(), 300))}
 		}
-		if bad > 0 {
-			out.notices = append(out.notices, badNotice(e.String(), f.Name, bad))
+		if len(bad) > 0 {
+			out.notices = append(out.notices, badNotice(e.String(), f.Name, len(bad)))
 		}
-		out.files = append(out.files, loadedFile{f, list})
+		out.files = append(out.files, loadedFile{f, list, bad})
 	}
 	return nil
 }

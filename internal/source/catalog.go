@@ -71,7 +71,9 @@ func newCatalog(ix *Index, req Request) *catalog {
 func (c *catalog) versions(name string) []*candidate {
 	list, ok := c.byName[name]
 	if !ok {
-		list = c.candidates(c.ix.Versions(name))
+		if c.ix.Bad(name) == "" {
+			list = c.candidates(c.ix.Versions(name))
+		}
 		c.byName[name] = list
 	}
 	return list
@@ -90,7 +92,7 @@ func (c *catalog) providers(name string) []*candidate {
 func (c *catalog) candidates(all []Package) []*candidate {
 	list := make([]*candidate, 0, len(all))
 	for _, p := range all {
-		if v, held := c.held[p.Package]; held && v != p.Version {
+		if v, held := c.held[p.Package]; held && v != p.Version || c.ix.Bad(p.Package) != "" {
 			continue
 		}
 		key := p.Package + " " + p.Version + " " + p.SHA256
@@ -212,6 +214,9 @@ func (s *solver) explain(c clause, obstacles []string) string {
 func (s *solver) offered(alts []string) string {
 	var found []string
 	for _, n := range alts {
+		if why := s.ix.Bad(n); why != "" {
+			return fmt.Sprintf("its entry cannot be used: %s", why)
+		}
 		if v, held := s.held[n]; held && len(s.versions(n)) == 0 {
 			return fmt.Sprintf("%s is held at %s, which the sources do not offer", n, event.Clean(v, 100))
 		}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -159,7 +160,11 @@ func plainCause(ctx context.Context, err error) error {
 	}
 	var u *url.Error
 	if errors.As(err, &u) {
-		return u.Err
+		err = u.Err
+	}
+	var n net.Error
+	if errors.As(err, &n) && n.Timeout() {
+		return fmt.Errorf("%w (%v)", errNoAnswer, err)
 	}
 	return err
 }

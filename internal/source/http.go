@@ -68,6 +68,7 @@ func (o HTTPOptions) withDefaults() HTTPOptions {
 
 var (
 	errRedirect = errors.New("refused redirect")
+	errNoAnswer = errors.New("no answer in time")
 	errSlow     = errors.New("the answer comes too slowly")
 	errTooLong  = errors.New("the answer is longer than it may be")
 	errNoRange  = errors.New("the server did not send the part that was asked for")

@@ -23,6 +23,7 @@ type Index struct {
 	next     []int32          // of the same name, -1 at the end
 	names    map[string]int32 // the first item of a name
 	provides map[string][]int32
+	bad      map[string]string // names with an entry that cannot be used, and why
 }
 
 // item is one stanza and where it came from.
@@ -40,7 +41,7 @@ type origin struct {
 }
 
 func newIndex(arch string) *Index {
-	return &Index{Date: map[string]time.Time{}, arch: arch, names: map[string]int32{}, provides: map[string][]int32{}}
+	return &Index{Date: map[string]time.Time{}, arch: arch, names: map[string]int32{}, provides: map[string][]int32{}, bad: map[string]string{}}
 }
 
 // add takes the packages of one origin over.
@@ -151,7 +152,12 @@ func escapePath(p string) string {
 	return strings.Join(parts, "/")
 }
 
+// Bad tells what is wrong with an entry of this name in one of the indices, ""
+// if nothing is. Such an entry is not among the versions; to take another
+// version instead would be to let the index decide that.
+func (ix *Index) Bad(name string) string { return ix.bad[name] }
+
 // badNotice words the stanzas that were passed over.
 func badNotice(source string, file string, bad int) Notice {
-	return Notice{source, fmt.Sprintf("%d packages of %s are passed over: their entries cannot be read or lack a digest", bad, event.Clean(file, 120))}
+	return Notice{source, fmt.Sprintf("the entries of %d packages in %s cannot be read or lack a digest; these cannot be used", bad, event.Clean(file, 120))}
 }

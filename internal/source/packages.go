@@ -15,6 +15,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 
+	"github.com/jailup/jailup/internal/event"
 	"github.com/jailup/jailup/internal/pkgs"
 	"github.com/jailup/jailup/internal/sys"
 )
@@ -22,17 +23,18 @@ import (
 const (
 	maxIndexText = 192 << 20 // kept of one index, in bytes of values
 	maxStanzas   = 400_000   // of one index
+	maxBad       = 100_000   // remembered of one index
 )
 
 // readPackages reads a Packages file, and holds its unpacked size and digest
 // against the Release file where that tells them. Stanzas for another
-// architecture are passed over; those that break the format or lack a
-// verifiable file are counted in bad.
+// architecture are passed over; of those that break the format or
+// lack a verifiable file bad tells what is wrong, by name.
 //
 // Most of the time goes into xz. So the first reading leaves a copy in the
 // cache that unpacks ten times as fast, named by the digest of the plain text
 // and held against it on each use: it need not be trusted.
-func (f *fetcher) readPackages(ctx context.Context, get func() (Blob, error), file indexFile, arch string) (list []*pkgs.Stanza, bad int, err error) {
+func (f *fetcher) readPackages(ctx context.Context, get func() (Blob, error), file indexFile, arch string) (list []*pkgs.Stanza, bad map[string]string, err error) {
 	if file.Plain.SHA256 != "" && file.Plain.Size > 0 {
 		if q, err := f.cache.openQuick(file.Plain.SHA256); err == nil {
 			list, bad, err = parsePackages(ctx, q, pkgs.Zstd, file.Plain, arch, nil)
@@ -41,30 +43,30 @@ func (f *fetcher) readPackages(ctx context.Context, get func() (Blob, error), fi
 				return list, bad, err
 			}
 			if err := f.cache.remove(f.cache.quickPath(file.Plain.SHA256)); err != nil {
-				return nil, 0, err
+				return nil, nil, err
 			}
 		}
 	}
 	blob, err := get()
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, err
 	}
 	r, err := blob.Open()
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, err
 	}
 	defer r.Close()
 	head := make([]byte, 6)
 	n, _ := io.ReadFull(r, head)
 	if _, err := r.Seek(0, io.SeekStart); err != nil {
-		return nil, 0, err
+		return nil, nil, err
 	}
 	if file.Format == "" || n == 0 {
 		return parsePackages(ctx, r, pkgs.None, file.Plain, arch, nil)
 	}
 	format, err := pkgs.DetectFormat(file.Name, head[:n])
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, err
 	}
 	if file.Plain.SHA256 == "" || format == pkgs.Zstd {
 		return parsePackages(ctx, r, format, file.Plain, arch, nil)
@@ -76,14 +78,14 @@ func (f *fetcher) readPackages(ctx context.Context, get func() (Blob, error), fi
 }
 
 // parsePackages unpacks and parses at the same time. copyTo may be nil.
-func parsePackages(ctx context.Context, r io.Reader, format pkgs.Format, plain releaseFile, arch string, copyTo *quickCopy) (list []*pkgs.Stanza, bad int, err error) {
+func parsePackages(ctx context.Context, r io.Reader, format pkgs.Format, plain releaseFile, arch string, copyTo *quickCopy) (list []*pkgs.Stanza, bad map[string]string, err error) {
 	limits := pkgs.Limits{Output: maxIndexFile, Paragraphs: maxStanzas}
 	if plain.SHA256 != "" {
 		limits.Output = max(plain.Size, 1)
 	}
 	z, err := pkgs.Decompress(ctxReader{ctx, r}, format, limits)
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, err
 	}
 	text := startAhead(&plainReader{r: z, hash: sha256.New(), want: plain, copyTo: copyTo}, z)
 	defer text.Close()
@@ -98,7 +100,12 @@ func parsePackages(ctx context.Context, r io.Reader, format pkgs.Format, plain r
 			err = s.Fetchable()
 		}
 		if err != nil {
-			bad++
+			if bad == nil {
+				bad = map[string]string{}
+			}
+			if len(bad) < maxBad {
+				bad[event.Clean(p.Get("Package"), 100)] = event.Clean(err.Error(), 300)
+			}
 			return nil
 		}
 		if len(block) == cap(block) {
@@ -112,7 +119,7 @@ func parsePackages(ctx context.Context, r io.Reader, format pkgs.Format, plain r
 		return nil
 	})
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, err
 	}
 	return list, bad, nil
 }
