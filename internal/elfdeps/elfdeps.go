@@ -26,7 +26,8 @@
 // exists belongs to the closure, because the tree may run on another machine.
 // A relative directory in a search path is taken from the root, where a
 // chrooted server starts. $ORIGIN of a program is known to ld.so by way of
-// /proc/self/exe; this package takes it as known.
+// /proc/self/exe; this package takes it as known, and Closure.NeedProc names
+// the programs for which that matters.
 package elfdeps
 
 import (
@@ -117,6 +118,10 @@ type Closure struct {
 	// Ignored is what ld.so warns of and goes on without: preloaded
 	// libraries and auxiliary filters that are not there.
 	Ignored []Missing
+	// NeedProc are the programs with $ORIGIN in their own search path, sorted.
+	// ld.so learns it from /proc/self/exe: in a jail without /proc it drops
+	// these directories, and such a program may not start there.
+	NeedProc []string
 }
 
 // Missing says that an ELF file needs something that the tree does not give.
@@ -382,6 +387,7 @@ func IsELF(f File) bool {
 // finish sorts what was gathered.
 func (b *build) finish() *Closure {
 	b.out.Paths = slices.Sorted(maps.Keys(b.paths))
+	slices.Sort(b.out.NeedProc)
 	for _, l := range [][]Missing{b.out.Missing, b.out.Ignored} {
 		slices.SortStableFunc(l, func(x, y Missing) int {
 			return cmp.Or(cmp.Compare(x.By, y.By), cmp.Compare(x.Name, y.Name), cmp.Compare(x.Reason, y.Reason))

@@ -55,6 +55,7 @@ objcopy --only-keep-debug dbg.so bin/dbg.debug
 		c, err := r.Closure(context.Background(), []string{"/bin/" + name})
 		require.NoError(t, err)
 		require.Contains(t, c.Paths, "/opt/new/liba.so.1")
+		require.Equal(t, []string{"/bin/" + name}, c.NeedProc)
 		require.Len(t, c.Missing, 1, "only the loader, which this tree has not")
 		require.Equal(t, o.Interp, c.Missing[0].Name)
 	}

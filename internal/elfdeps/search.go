@@ -103,6 +103,7 @@ func (s *space) expand(n *node, text string) (out string, ok bool) {
 				return "", false
 			}
 			usesOrigin = true
+			s.askedProc = s.askedProc || n.main
 			b.WriteString(n.origin())
 		case "LIB":
 			b.WriteString(s.ld.lib)

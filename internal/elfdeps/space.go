@@ -102,10 +102,12 @@ type space struct {
 	lookups map[*node][]searchList
 	twins   map[*node][]*node // the variants of a library
 	weight  int64
-	done    int // nodes whose needs are loaded
-	tested  int // nodes whose versions are compared
-	missing []Missing
-	ignored []Missing
+	// askedProc: $ORIGIN of the program was expanded.
+	askedProc bool
+	done      int // nodes whose needs are loaded
+	tested    int // nodes whose versions are compared
+	missing   []Missing
+	ignored   []Missing
 }
 
 func (b *build) newSpace(at place, obj *Object) *space {
@@ -133,6 +135,9 @@ func (b *build) endSpace(s *space) {
 	}
 	for _, m := range s.check() {
 		b.addMissing(m)
+	}
+	if p := s.main.obj.Path; s.askedProc && s.main.obj.program() && !slices.Contains(b.out.NeedProc, p) {
+		b.out.NeedProc = append(b.out.NeedProc, p)
 	}
 	for _, m := range s.ignored {
 		key := "ignored\x00" + m.By + "\x00" + m.Name + "\x00" + m.Reason
