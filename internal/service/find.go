@@ -3,6 +3,7 @@ package service
 import (
 	"fmt"
 	"path"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -80,15 +81,6 @@ next:
 	return kept
 }
 
-func (t *table) hasCore() bool {
-	for _, p := range t.byPID {
-		if p.core {
-			return true
-		}
-	}
-	return false
-}
-
 // top follows the parents as long as they run the server's executables too.
 func top(t *table, p *proc) *proc {
 	for range len(t.byPID) { // a scan is no instant: its parents might form a ring
@@ -109,7 +101,8 @@ func older(a, b *proc) bool {
 }
 
 // isStray tells whether the top process of f is no master: its title says so, or
-// it has no children and lives in the session of one that has some.
+// it has no children and lives in the session of one that has some, or of an
+// older one with the same command line.
 func isStray(f *family, all []*family, spec Spec) bool {
 	_, master, child := title(f.master.args, spec.Name)
 	if child {
@@ -119,7 +112,11 @@ func isStray(f *family, all []*family, spec Spec) bool {
 		return false
 	}
 	for _, o := range all {
-		if o != f && o.master.SID == f.master.SID && (len(o.members) > 1 || o.master.SID == o.master.PID) {
+		if o == f || o.master.SID != f.master.SID {
+			continue
+		}
+		forked := older(o.master, f.master) && slices.Equal(o.master.args, f.master.args)
+		if len(o.members) > 1 || o.master.SID == o.master.PID || forked {
 			return true
 		}
 	}
@@ -130,6 +127,7 @@ func isStray(f *family, all []*family, spec Spec) bool {
 type choice struct {
 	server     Server
 	bystanders []*family
+	restless   bool // see table
 }
 
 // choose tells the server from its bystanders.

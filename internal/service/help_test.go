@@ -99,6 +99,10 @@ func actorJail(t testing.TB) string {
 	dir := filepath.Join(lab.ShmDir(t), "jail")
 	data, err := os.ReadFile(bin)
 	require.NoError(t, err)
+	// A child that is forked while a program is open for writing keeps it open, and
+	// it cannot be run then.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	for _, p := range []string{"usr/sbin/actor", "usr/bin/script"} {
 		require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, p)), 0o755))
 		require.NoError(t, os.WriteFile(filepath.Join(dir, p), data, 0o755))
@@ -150,7 +154,6 @@ func chrooted(t testing.TB, dir string, argv ...string) *exec.Cmd {
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: dir, Setsid: true}
 	cmd.Dir = "/"
-	cmd.Stderr = os.Stderr
 	require.NoError(t, cmd.Start())
 	done := make(chan struct{})
 	go func() { _ = cmd.Wait(); close(done) }()

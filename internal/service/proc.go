@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -158,7 +159,8 @@ func (c *ProcessController) rescan(w want, old *table, known map[int]bool) (*tab
 		return nil, fmt.Errorf("cannot list processes: %w", err)
 	}
 	t := &table{byPID: make(map[int]*proc, len(names))}
-	for _, name := range names {
+	// The newest first: what forks all the time is gone again soon.
+	for _, name := range slices.Backward(names) {
 		pid, err := strconv.Atoi(name)
 		if err != nil || pid <= 0 {
 			continue
@@ -233,6 +235,7 @@ func look(procDir, pid int, w want) (*proc, error) {
 			p.core = false
 		}
 		p.fill(d)
+		p.ending = p.ending || len(p.args) == 0 // its memory is gone, or not there yet
 	}
 	return p, nil
 }

@@ -89,27 +89,37 @@ func (c *ProcessController) find(ctx context.Context, spec Spec) (Server, choice
 	if err := ctx.Err(); err != nil {
 		return Server{}, choice{}, fmt.Errorf("cannot look for %s: %w", spec.Name, err)
 	}
-	w := c.want()
-	t, err := c.scan(w)
+	ch, err := c.decide(spec)
 	for range restlessScans {
-		if err != nil || !t.restless || t.hasCore() {
+		if err == nil && ch.server.Running() || !ch.restless {
 			break
 		}
-		t, err = c.scan(w)
+		if ctx.Err() != nil {
+			break
+		}
+		ch, err = c.decide(spec)
 	}
-	if err != nil {
-		return Server{}, choice{}, err
-	}
-	if err := c.blind(t, w); err != nil {
-		return Server{}, choice{}, err
-	}
-	ch, err := c.choose(t, spec)
 	if err != nil {
 		return Server{}, choice{}, err
 	}
 	c.remember(ch)
 	c.describe(ch.server)
 	return ch.server, ch, nil
+}
+
+// decide looks once.
+func (c *ProcessController) decide(spec Spec) (choice, error) {
+	w := c.want()
+	t, err := c.scan(w)
+	if err != nil {
+		return choice{}, err
+	}
+	if err := c.blind(t, w); err != nil {
+		return choice{}, err
+	}
+	ch, err := c.choose(t, spec)
+	ch.restless = t.restless
+	return ch, err
 }
 
 // remember keeps what was decided; without a master nothing was told apart.

@@ -328,18 +328,30 @@ func TestStopEndsAllThatComesOfAServer(t *testing.T) {
 
 func TestStopEndsAForkRacer(t *testing.T) {
 	t.Parallel()
-	dir := actorJail(t)
-	chrooted(t, dir, "/usr/sbin/actor", "race")
-	c := NewProcess(openJail(t, dir), actorSpec("race"), logTo(t))
-	r, err := c.Stop(ctxOf(t), StopOptions{Grace: 50 * time.Millisecond, Harder: 50 * time.Millisecond, Kill: 20 * time.Second})
-	require.NoError(t, err)
-	require.NotEqual(t, None, r.Level, "it is seen, however short each of its processes lives")
-	for range 50 {
-		tab, err := c.scan(c.want())
-		require.NoError(t, err)
-		for _, p := range tab.byPID {
-			require.False(t, p.inJail, "process %s is left", p)
-		}
+	for _, mode := range []string{"race", "racers"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			dir := actorJail(t)
+			cmd := chrooted(t, dir, "/usr/sbin/actor", mode)
+			c := NewProcess(openJail(t, dir), actorSpec("race"), logTo(t))
+			if mode == "racers" {
+				stubborn(t, cmd.Process.Pid)
+			}
+			r, err := c.Stop(ctxOf(t), StopOptions{Grace: 50 * time.Millisecond, Harder: 50 * time.Millisecond, Kill: 30 * time.Second})
+			require.NoError(t, err)
+			require.NotEqual(t, None, r.Level, "it is seen, however short each of its processes lives")
+			t.Logf("%s after %s, %d processes", r.Level, r.Took, len(r.Stopped))
+			if mode == "racers" {
+				require.Less(t, r.Took, 8*time.Second, "the group is killed as a whole")
+			}
+			for range 50 {
+				tab, err := c.scan(c.want())
+				require.NoError(t, err)
+				for _, p := range tab.byPID {
+					require.False(t, p.inJail, "process %s is left", p)
+				}
+			}
+		})
 	}
 }
 
@@ -347,4 +359,49 @@ func TestStopThatCannotSaysWhatIsLeft(t *testing.T) {
 	t.Parallel()
 	e := &StillRunsError{Name: "nginx", After: 30 * time.Second, Left: []Process{{PID: 42, State: 'D'}}}
 	require.Equal(t, "cannot stop nginx: 1 process still runs after 30s (pid 42 in state D: it waits for a disk or a network file system, no signal reaches it)", e.Error())
+}
+
+// stubborn waits until an actor ignores signals.
+func stubborn(t *testing.T, pid int) {
+	t.Helper()
+	lab.Eventually(t, 10*time.Second, "it ignores signals", func() bool {
+		ignored, err := strconv.ParseUint(status(t, pid, "SigIgn"), 16, 64)
+		return err == nil && ignored&(1<<(unix.SIGQUIT-1)) != 0
+	})
+}
+
+func TestStopGivesUpInTheEnd(t *testing.T) {
+	t.Parallel()
+	dir := actorJail(t)
+	cmd := chrooted(t, dir, "/usr/sbin/actor", "stubborn")
+	c := NewProcess(openJail(t, dir), actorSpec("stubborn"), logTo(t))
+	stubborn(t, cmd.Process.Pid)
+	r, err := c.Stop(ctxOf(t), StopOptions{Grace: 20 * time.Millisecond, Harder: 20 * time.Millisecond, Kill: 1})
+	var still *StillRunsError
+	require.ErrorAs(t, err, &still)
+	require.Len(t, still.Left, 1)
+	require.Equal(t, cmd.Process.Pid, r.Left[0].PID)
+
+	ctx, cancel := contextFor(200 * time.Millisecond)
+	defer cancel()
+	_, err = c.Stop(ctx, StopOptions{})
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.True(t, alive(cmd.Process.Pid))
+
+	// Where there is a freezer of the old kind, not even SIGKILL gets through.
+	if g := "/sys/fs/cgroup/freezer/jailup-" + strconv.Itoa(os.Getpid()); os.Mkdir(g, 0o755) == nil {
+		put := func(name, s string) error { return os.WriteFile(filepath.Join(g, name), []byte(s), 0o644) }
+		defer os.Remove(g)
+		require.NoError(t, put("cgroup.procs", strconv.Itoa(cmd.Process.Pid)))
+		require.NoError(t, put("freezer.state", "FROZEN"))
+		defer put("freezer.state", "THAWED")
+		_, err = c.Stop(ctxOf(t), StopOptions{Grace: 20 * time.Millisecond, Harder: 20 * time.Millisecond, Kill: 300 * time.Millisecond})
+		require.Error(t, err)
+		require.Regexp(t, fmt.Sprintf(`^cannot stop actor: 1 process still runs after [0-9.]+m?s \(pid %d in state D`, cmd.Process.Pid), err.Error())
+		require.NoError(t, put("freezer.state", "THAWED"))
+		lab.Eventually(t, 10*time.Second, "it has ended", func() bool { return !alive(cmd.Process.Pid) })
+	}
+	_, err = c.Stop(ctxOf(t), StopOptions{Grace: 1, Harder: 1})
+	require.NoError(t, err)
+	require.False(t, alive(cmd.Process.Pid))
 }

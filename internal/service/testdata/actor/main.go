@@ -62,8 +62,17 @@ func main() {
 		forever()
 	case "bg":
 		start("/usr/bin/script", false, args[1:]...)
-	case "race": // a new process all the time, and the old one ends
+	case "race": // race [UNTIL]: a new process all the time, and the old one ends
+		if len(args) == 1 { // it comes to an end, whatever becomes of the test
+			args = append(args, strconv.FormatInt(time.Now().Add(10*time.Second).Unix(), 10))
+		}
+		if until, _ := strconv.ParseInt(args[1], 10, 64); time.Now().Unix() < until {
+			start("/usr/sbin/actor", false, args...)
+		}
+	case "racers": // with a master that stays
+		signal.Ignore(syscall.SIGTERM, syscall.SIGQUIT)
 		start("/usr/sbin/actor", false, "race")
+		forever()
 	}
 }
 

@@ -1,0 +1,76 @@
+package service
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestArgvOf(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		args []string
+		want []string
+		fit  likeness
+	}{
+		"title":          {[]string{"nginx: master process /usr/sbin/nginx"}, []string{"/usr/sbin/nginx"}, fits},
+		"bare name":      {[]string{"nginx: master process nginx"}, []string{"/usr/sbin/nginx"}, fits},
+		"other program":  {[]string{"nginx: master process /tmp/evil"}, []string{"/usr/sbin/nginx"}, fits},
+		"configuration":  {[]string{"nginx: master process /usr/sbin/nginx -c /x"}, []string{"/usr/sbin/nginx", "-c", "/x"}, differs},
+		"the default":    {[]string{"nginx: master process nginx -c /etc//nginx/nginx.conf"}, []string{"/usr/sbin/nginx", "-c", "/etc//nginx/nginx.conf"}, fits},
+		"attached":       {[]string{"nginx: master process nginx -c/x"}, []string{"/usr/sbin/nginx", "-c/x"}, differs},
+		"directives":     {[]string{"nginx: master process nginx -g daemon off; pid /run/a  b; -c /x -q"}, []string{"/usr/sbin/nginx", "-g", "daemon off; pid /run/a  b;", "-c", "/x -q"}, differs},
+		"directives fit": {[]string{"nginx: master process nginx -g daemon on; master_process on;"}, []string{"/usr/sbin/nginx", "-g", "daemon on; master_process on;"}, fits},
+		"prefix":         {[]string{"nginx: master process nginx -p /srv/one"}, []string{"/usr/sbin/nginx", "-p", "/srv/one"}, differs},
+		"plain words":    {[]string{"/usr/sbin/nginx", "-g", "daemon off; -c x"}, []string{"/usr/sbin/nginx", "-g", "daemon off; -c x"}, fits},
+		"worker":         {[]string{"nginx: worker process"}, nil, unknown},
+		"no command":     {[]string{"nginx: master process"}, nil, unknown},
+		"php-fpm":        {[]string{"nginx: master process (/etc/php/fpm.conf)"}, nil, unknown},
+		"control":        {[]string{"nginx: master process nginx -c /x\x1b[2J"}, nil, unknown},
+		"invalid UTF-8":  {[]string{"nginx: master process nginx -c /\xff"}, nil, unknown},
+		"nothing":        {nil, nil, unknown},
+		"flag at end":    {[]string{"nginx: master process nginx -c"}, []string{"/usr/sbin/nginx", "-c"}, fits},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := Process{args: tt.args}
+			require.Equal(t, tt.want, ArgvOf(p, nginxSpec()))
+			require.Equal(t, tt.fit, fit(p, nginxSpec()))
+		})
+	}
+	require.True(t, oneShot(Process{args: []string{"nginx", "-t"}}, nginxSpec()))
+	require.False(t, oneShot(Process{args: []string{"nginx", "-c", "/x"}}, nginxSpec()))
+}
+
+func FuzzArgvOf(f *testing.F) {
+	f.Add("nginx: master process nginx -g daemon off; -c /x")
+	f.Add("nginx: master process ")
+	f.Add("\x00\x00-c")
+	f.Fuzz(func(t *testing.T, s string) {
+		argv := ArgvOf(Process{args: strings.Split(s, "\x00")}, nginxSpec())
+		if argv != nil && argv[0] != "/usr/sbin/nginx" {
+			t.Fatalf("%q begins with a program that is not the server's", argv)
+		}
+	})
+}
+
+func TestParseStat(t *testing.T) {
+	t.Parallel()
+	good := "12 (a) R) b\x1b) S 3 12 11 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 2 0 987654321 1 2\n"
+	p, err := parseStat([]byte(good))
+	require.NoError(t, err)
+	require.Equal(t, Process{PID: 12, PPID: 3, PGID: 12, SID: 11, StartTicks: 987654321, State: 'S', Comm: p.Comm}, p.Process)
+	require.Equal(t, 2, p.threads)
+	require.NotContains(t, p.Comm, "\x1b")
+	for _, bad := range []string{"", "1", "1 (", ")1(", "1 (a) S 1", "x (a) S" + strings.Repeat(" 1", 30), "1 (a) S" + strings.Repeat(" x", 30)} {
+		_, err := parseStat([]byte(bad))
+		require.Error(t, err, bad)
+	}
+}
+
+func FuzzParseStat(f *testing.F) {
+	f.Add([]byte("12 (a) S 3 12 11 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 2 0 987654321 1 2\n"))
+	f.Fuzz(func(t *testing.T, b []byte) { _, _ = parseStat(b) })
+}
