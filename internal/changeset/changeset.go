@@ -213,3 +213,6 @@ func is(dir int, name string, want *State) (bool, error) {
 	}
 	return got.Same(want) && got.Mode == want.Mode && got.UID == want.UID && got.GID == want.GID, nil
 }
+
+// DirMode is the type of a directory in a State's Mode.
+const DirMode = unix.S_IFDIR

@@ -90,8 +90,14 @@ func (s *Stage) Put(r io.Reader, size int64, m Meta) (string, changeset.State, e
 }
 
 func (s *Stage) name() string {
-	s.next++
-	return fmt.Sprintf("%06d", s.next)
+	for {
+		s.next++
+		name := fmt.Sprintf("%06d", s.next)
+		var st unix.Stat_t
+		if unix.Fstatat(int(s.dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
+			return name // a stage that is opened again goes on behind what it holds
+		}
+	}
 }
 
 func (s *Stage) fill(f *os.File, r io.Reader, size int64, m Meta) (changeset.State, error) {

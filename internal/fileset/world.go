@@ -308,3 +308,20 @@ func (w *World) bundle() []byte {
 	}
 	return b.Bytes()
 }
+
+// Holds tells whether the packages ship exactly this content at a path.
+func (w *World) Holds(p string, st *changeset.State) bool {
+	_, n, err := w.resolve(Canonical(p), true)
+	return err == nil && n != nil && n.State.Same(st)
+}
+
+// Files returns all files and links, by path.
+func (w *World) Files() []*Node {
+	var out []*Node
+	for _, n := range w.sorted() {
+		if !n.Dir {
+			out = append(out, n)
+		}
+	}
+	return out
+}

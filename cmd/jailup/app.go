@@ -1,0 +1,224 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/jailup/jailup/internal/config"
+	"github.com/jailup/jailup/internal/event"
+	"github.com/jailup/jailup/steps"
+)
+
+// app is one call of the program.
+type app struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	getenv         func(string) string
+
+	flags  config.Settings // what the command line says
+	jail   string          // --jail
+	config string          // --config
+	yes    bool
+	code   int // the exit status, where a verb has decided it
+}
+
+// usageError marks a wrong command line.
+func usageError(format string, args ...any) error {
+	return &steps.Error{Kind: steps.ErrUsage, Err: fmt.Errorf(format, args...), Hint: "see: jailup help"}
+}
+
+func (a *app) execute(ctx context.Context, args []string) int {
+	root := a.root()
+	root.SetArgs(args)
+	root.SetIn(a.stdin)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	err := root.ExecuteContext(ctx)
+	if err != nil && a.code == 0 {
+		a.complain(err)
+		a.code = exitOf("", err, false)
+	}
+	return a.code
+}
+
+// complain prints an error of a verb that has no run to tell it.
+func (a *app) complain(err error) {
+	fmt.Fprintf(a.stderr, "error: %s\n", event.Clean(err.Error(), 1000))
+	if h := hintOf(err); h != "" {
+		fmt.Fprintf(a.stderr, "hint: %s\n", event.Clean(h, 300))
+	}
+}
+
+func (a *app) root() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "jailup",
+		Short: "Upgrade chrooted web servers as one safe command",
+		Long: `jailup upgrades nginx inside a chroot jail: it prepares the new version while the
+old one still answers, stops it for as long as the exchange of the changed files
+takes, checks the new one, and rolls all of it back if anything is wrong.`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          a.noVerb,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		var conf *config.Error
+		if errors.As(err, &conf) {
+			return conf
+		}
+		return &steps.Error{Kind: steps.ErrUsage, Err: fmt.Errorf("cannot read the command line: %w", err), Hint: "see: " + c.CommandPath() + " --help"}
+	})
+	cmd.SetHelpCommandGroupID("")
+	cmd.CompletionOptions.HiddenDefaultCmd = false
+	for _, verb := range a.verbs() {
+		cmd.AddCommand(verb)
+	}
+	cmd.SetUsageTemplate(cmd.UsageTemplate() + exitHelp)
+	return cmd
+}
+
+// verbs is the list of all verbs, one file each.
+func (a *app) verbs() []*cobra.Command {
+	return []*cobra.Command{
+		a.createVerb(), a.upgradeVerb(), a.planVerb(), a.rollbackVerb(), a.recoverVerb(),
+		a.guardianVerb(), a.versionVerb(),
+	}
+}
+
+func (a *app) noVerb(_ *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usageError("cannot do %s: there is no such verb", event.Clean(args[0], 60))
+	}
+	return nil
+}
+
+// exactArgs wants the named arguments, no more and no fewer.
+func exactArgs(names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != len(names) {
+			return &steps.Error{Kind: steps.ErrUsage,
+				Err:  fmt.Errorf("cannot read the command line: %s takes %s", cmd.Name(), orNothing(names)),
+				Hint: "see: " + cmd.CommandPath() + " --help"}
+		}
+		return nil
+	}
+}
+
+func orNothing(names []string) string {
+	if len(names) == 0 {
+		return "no argument"
+	}
+	return strings.Join(names, " ")
+}
+
+// settingHelp says what each setting's flag does.
+var settingHelp = map[string]string{
+	"source":        "where packages come from: apt, or dir:PATH",
+	"apt-sources":   "sources `file` instead of the host's own",
+	"keyring":       "`file` of keys instead of each source's own",
+	"suite":         "another suite of the same archive",
+	"version":       "an exact version, or a constraint such as '>= 1.26, < 1.28'",
+	"with":          "modules to come along",
+	"listen":        "`ADDR:PORT` that the new server listens on",
+	"strategy":      "restart, handover or auto",
+	"rehearse":      "test the new server on a view of the jail first",
+	"conf":          "keep changed configuration, or take the new one",
+	"soak":          "how long the new server must stay well",
+	"stop-timeout":  "grace of a graceful stop",
+	"start-timeout": "until the server must be ready",
+	"lock-wait":     "wait for another run on this jail",
+	"timeout":       "bound of the run, never of an undo",
+	"snapshots":     "`folder` of the snapshots",
+	"keep":          "snapshots of a jail that are kept",
+	"state-dir":     "`folder` of journals and manifests",
+	"cache-dir":     "`folder` of packages",
+	"output":        "text or json",
+	"quiet":         "nothing on success, the whole story on failure",
+	"verbose":       "tell more",
+	"no-color":      "no colours on a terminal",
+	"skip-ok":       "exit 0 where a run is skipped",
+}
+
+// settingFlag makes one setting a flag.
+type settingFlag struct {
+	s    *config.Settings
+	name string
+	text string
+	kind string
+}
+
+func (f *settingFlag) String() string { return f.text }
+func (f *settingFlag) Type() string   { return f.kind }
+func (f *settingFlag) Set(v string) error {
+	f.text = v
+	return f.s.Set(f.name, v)
+}
+
+var boolSettings = []string{"rehearse", "quiet", "verbose", "no-color", "skip-ok"}
+
+// settings adds flags for the named settings.
+func (a *app) settings(fs *pflag.FlagSet, names ...string) {
+	for _, n := range names {
+		a.setting(fs, n, map[string]string{"quiet": "q", "verbose": "v"}[n])
+	}
+}
+
+func (a *app) setting(fs *pflag.FlagSet, name, short string) {
+	f := &settingFlag{s: &a.flags, name: name, kind: "value"}
+	flag := fs.VarPF(f, name, short, settingHelp[name])
+	if slices.Contains(boolSettings, name) {
+		flag.NoOptDefVal = "true"
+		f.kind = "bool"
+	}
+}
+
+// common adds the flags of every verb. shortO tells whether -o means --output.
+func (a *app) common(cmd *cobra.Command, shortO bool) {
+	fs := cmd.Flags()
+	fs.StringVarP(&a.jail, "jail", "j", "", "the jail: a `folder`, or a configured name")
+	fs.StringVar(&a.config, "config", "", "configuration `file`")
+	fs.BoolVarP(&a.yes, "yes", "y", false, "no questions")
+	if shortO {
+		a.setting(fs, "output", "o")
+	} else {
+		a.setting(fs, "output", "")
+	}
+	a.settings(fs, "quiet", "verbose", "state-dir", "cache-dir", "lock-wait", "timeout", "stop-timeout", "no-color")
+}
+
+// fromEnv reads what only the environment and flags say.
+func (a *app) fromEnv() {
+	if a.jail == "" {
+		a.jail = a.getenv(config.EnvName("jail"))
+	}
+	if a.config == "" {
+		a.config = a.getenv(config.EnvName("config"))
+	}
+	if !a.yes {
+		a.yes = a.getenv(config.EnvName("yes")) != ""
+	}
+}
+
+// sourceFlags are the settings of where packages come from.
+var sourceFlags = []string{"source", "apt-sources", "keyring", "suite", "version"}
+
+// runFlags are the settings of a run that stops and starts a server.
+var runFlags = []string{"soak", "start-timeout", "rehearse", "snapshots", "keep", "skip-ok"}
+
+// terminal tells whether a stream is one.
+func terminal(w any) (*os.File, bool) {
+	f, ok := w.(*os.File)
+	if !ok {
+		return nil, false
+	}
+	st, err := f.Stat()
+	return f, err == nil && st.Mode()&os.ModeCharDevice != 0 && isatty(f)
+}

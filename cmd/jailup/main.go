@@ -1,0 +1,51 @@
+// Command jailup upgrades chrooted web servers as one safe command.
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+	"os/signal"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/jailup/jailup/internal/jail"
+	"github.com/jailup/jailup/steps"
+)
+
+func main() {
+	jail.Reexec()
+	// An upgrade piped into head must not die half-way.
+	signal.Ignore(unix.SIGPIPE)
+	ctx, stop := interruptible(context.Background())
+	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// interruptible is cancelled by the first signal that asks for an end. A second
+// one ends the program at once: the journal and the guardian make that safe.
+func interruptible(parent context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(parent)
+	signals := make(chan os.Signal, 1)
+	asked := []os.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP}
+	signal.Notify(signals, asked...)
+	go func() {
+		select {
+		case <-signals:
+			cancel(steps.ErrInterrupted)
+			signal.Reset(asked...)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		cancel(nil)
+	}
+}
+
+// run is the program without the process: it returns the exit status.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, getenv: os.Getenv}
+	return a.execute(ctx, args)
+}

@@ -1,0 +1,174 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/jailup/jailup/internal/event"
+	"github.com/jailup/jailup/internal/sys"
+	"github.com/jailup/jailup/internal/ui"
+	"github.com/jailup/jailup/steps"
+)
+
+type planFlags struct {
+	file     string
+	detailed bool
+}
+
+func (a *app) planVerb() *cobra.Command {
+	var f planFlags
+	cmd := &cobra.Command{
+		Use:   "plan SERVER --jail DIR",
+		Short: "Say what an upgrade would change, and touch nothing",
+		Example: `  jailup plan nginx --jail /chroot
+  jailup plan nginx --jail /chroot -o plan.json --detailed-exitcode`,
+		Args: exactArgs("SERVER"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := a.open("plan")
+			if err != nil {
+				return err
+			}
+			if err := s.server(args[0]); err != nil {
+				return s.fail(err)
+			}
+			return a.preview(cmd.Context(), s, f, false)
+		},
+	}
+	a.common(cmd, false)
+	a.settings(cmd.Flags(), sourceFlags...)
+	a.settings(cmd.Flags(), "rehearse", "conf")
+	cmd.Flags().StringVarP(&f.file, "out", "o", "", "write the plan as JSON to `file`")
+	cmd.Flags().BoolVar(&f.detailed, "detailed-exitcode", false, "exit 2 where there are changes to make")
+	return cmd
+}
+
+func (a *app) preview(ctx context.Context, s *session, f planFlags, adopt bool) error {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	if _, err := s.openJail(); err != nil {
+		return s.fail(err)
+	}
+	s.events.RunStart(event.RunStart{Verb: "plan", Server: s.recipe.Name, Jail: s.root.Path(), Version: version()})
+	e, err := s.env()
+	if err != nil {
+		return s.fail(err)
+	}
+	e.Options.Adopt = adopt
+	if s.id == "" {
+		e.StateDir = ""
+	}
+	if err := s.openSource(e); err != nil {
+		return s.fail(err)
+	}
+	if err := os.MkdirAll(*s.set.CacheDir, 0o700); err != nil {
+		return s.fail(err)
+	}
+	if e.Scratch, err = os.MkdirTemp(*s.set.CacheDir, "plan-"); err != nil {
+		return s.fail(fmt.Errorf("cannot plan: %w", err))
+	}
+	defer os.RemoveAll(e.Scratch)
+	p, err := steps.Look(ctx, e)
+	if err != nil {
+		return s.fail(err)
+	}
+	if f.file != "" {
+		var b strings.Builder
+		if err := ui.Document(&b, p); err != nil {
+			return s.fail(err)
+		}
+		file, err := filepath.Abs(f.file)
+		if err == nil {
+			err = sys.WriteFileAtomic(file, []byte(b.String()), 0o644)
+		}
+		if err != nil {
+			return s.fail(err)
+		}
+	}
+	out := steps.Outcome{Result: event.Planned, Facts: steps.Facts{From: p.From, To: p.To}}
+	jsonOut, quiet := *s.set.Output == ui.JSON, *s.set.Quiet
+	_ = s.finish(e, out)
+	if !jsonOut && !quiet {
+		if err := printPlan(a.stdout, p); err != nil {
+			return err
+		}
+	}
+	if f.detailed && !p.Current {
+		a.code = exitChanges
+		return errTold
+	}
+	return nil
+}
+
+// printPlan shows a plan to a person.
+func printPlan(w io.Writer, p *steps.Preview) error {
+	if p.Current {
+		_, err := fmt.Fprintf(w, "%s in %s is up to date: nothing to do\n", p.Server, event.Clean(p.Jail, 300))
+		return err
+	}
+	var packages [][]string
+	for _, k := range sortedNames(p.To) {
+		from := p.From[k]
+		if from == "" {
+			from = "unknown"
+		}
+		mark := ""
+		if from == p.To[k] {
+			mark = "(same)"
+		}
+		packages = append(packages, []string{"  " + k, from, "→", p.To[k], mark})
+	}
+	files := map[string][]string{}
+	for _, f := range p.Files {
+		files[string(f.Kind)] = append(files[string(f.Kind)], f.Path)
+	}
+	fmt.Fprintln(w, "packages")
+	if err := ui.Table(w, nil, packages); err != nil {
+		return err
+	}
+	fmt.Fprintln(w, "files")
+	for _, kind := range []string{"replace", "add", "remove", "mkdir", "rmdir"} {
+		for _, f := range files[kind] {
+			fmt.Fprintf(w, "  %-8s %s\n", kind, event.Clean(f, 300))
+		}
+	}
+	list := func(title string, lines []string) {
+		if len(lines) == 0 {
+			return
+		}
+		fmt.Fprintln(w, title)
+		for _, l := range lines {
+			fmt.Fprintln(w, "  "+event.Clean(l, 300))
+		}
+	}
+	var conf []string
+	for _, c := range p.Conf {
+		line := fmt.Sprintf("%-8s %s", c.Action, c.Path)
+		if c.Beside != "" {
+			line = fmt.Sprintf("%-8s %s (changed here; the new one lies beside it as %s)", "kept", c.Path, filepath.Base(c.Beside))
+		}
+		conf = append(conf, line)
+	}
+	list("configuration", conf)
+	list("files that no package knows, replaced and kept in the stage", p.Changed)
+	list("other programs of the jail that need a restart afterwards", p.Restart)
+	list("written by the server, not rolled back", p.State)
+	_, err := fmt.Fprintf(w, "disk       %s beside the jail, about %s for the snapshot, %s of packages\ndowntime   the stop of %s, %d renames, its start\n",
+		ui.Bytes(p.Disk), ui.Bytes(p.Snapshot), ui.Bytes(p.Download), p.Server, len(p.Files))
+	return err
+}
+
+func sortedNames(m map[string]string) []string {
+	var out []string
+	for k := range m {
+		out = append(out, k)
+	}
+	sort.Strings(out)
+	return out
+}

@@ -1,0 +1,463 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+	"golang.org/x/term"
+
+	"github.com/jailup/jailup/backup"
+	"github.com/jailup/jailup/checks"
+	"github.com/jailup/jailup/internal/config"
+	"github.com/jailup/jailup/internal/event"
+	"github.com/jailup/jailup/internal/guard"
+	"github.com/jailup/jailup/internal/jail"
+	"github.com/jailup/jailup/internal/journal"
+	"github.com/jailup/jailup/internal/source"
+	"github.com/jailup/jailup/internal/ui"
+	"github.com/jailup/jailup/recipes"
+	"github.com/jailup/jailup/steps"
+)
+
+func isatty(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
+
+// session is what a verb works with: configuration, recipes, folders, and, where
+// it works on a jail, the jail itself.
+type session struct {
+	a        *app
+	verb     string
+	conf     *config.Config
+	set      config.Settings
+	dirs     config.Dirs
+	recipes  *recipes.Set
+	registry *journal.Registry
+
+	path   string // of the jail, as given
+	named  *config.Jail
+	root   *jail.Root
+	id     string
+	recipe *recipes.Recipe
+
+	run    string
+	ui     *ui.UI
+	events *event.Stream
+	record *os.File
+	lock   *journal.Lock
+	began  time.Time
+}
+
+// open reads configuration and recipes. It touches no jail.
+func (a *app) open(verb string) (*session, error) {
+	a.fromEnv()
+	dirs, err := config.DefaultDirs(os.Geteuid(), a.getenv)
+	if err != nil {
+		return nil, err
+	}
+	var conf *config.Config
+	if a.config != "" {
+		conf, err = config.LoadFile(a.config)
+	} else {
+		conf, err = config.Load(dirs.Config)
+	}
+	if err != nil {
+		return nil, err
+	}
+	env, err := config.FromEnv(a.getenv)
+	if err != nil {
+		return nil, err
+	}
+	s := &session{a: a, verb: verb, conf: conf, dirs: dirs, run: runID(), began: time.Now()}
+	layers := []config.Settings{a.flags, env}
+	if a.jail != "" {
+		s.path, s.named = conf.Locate(a.jail)
+		if s.named == nil {
+			s.named, _ = conf.JailAt(s.path)
+		}
+		if s.named != nil {
+			layers = append(layers, s.named.Settings)
+		}
+	}
+	if a.flags.StateDir != nil || env.StateDir != nil {
+		// Snapshots and locks go with the state, so that a private state is private.
+		state := *config.Resolve(a.flags, env).StateDir
+		if state, err = filepath.Abs(state); err != nil {
+			return nil, err
+		}
+		dirs.Snapshots, dirs.Run = filepath.Join(state, "snapshots"), filepath.Join(state, "run")
+		s.dirs = dirs
+	}
+	layers = append(layers, conf.Settings, config.Defaults(dirs))
+	s.set = config.Resolve(layers...)
+	for _, p := range []*string{s.set.StateDir, s.set.CacheDir, s.set.Snapshots} {
+		if *p, err = filepath.Abs(*p); err != nil {
+			return nil, err
+		}
+	}
+	if s.recipes, err = recipes.Load(filepath.Join(conf.Dir, "recipes.d")); err != nil {
+		return nil, &steps.Error{Kind: steps.ErrUsage, Err: err}
+	}
+	s.registry = journal.OpenRegistry(*s.set.StateDir, s.dirs.Run)
+	s.ui = a.newUI(s.set)
+	s.events = event.New(s.run, nil, s.ui)
+	return s, nil
+}
+
+func runID() string {
+	var b [3]byte
+	_, _ = rand.Read(b[:])
+	return time.Now().UTC().Format("20060102T150405Z") + "-" + hex.EncodeToString(b[:])
+}
+
+func (a *app) newUI(set config.Settings) *ui.UI {
+	_, out := terminal(a.stdout)
+	errFile, errTerm := terminal(a.stderr)
+	return ui.New(ui.Options{
+		Output: *set.Output, Quiet: *set.Quiet, Verbose: *set.Verbose, NoColor: *set.NoColor,
+		Stdout: a.stdout, Stderr: a.stderr, StdoutIsTerminal: out, StderrIsTerminal: errTerm,
+		Getenv: a.getenv,
+		Width: func() int {
+			if errFile == nil {
+				return 0
+			}
+			w, _, err := term.GetSize(int(errFile.Fd()))
+			if err != nil {
+				return 0
+			}
+			return w
+		},
+	})
+}
+
+// server finds the recipe.
+func (s *session) server(name string) error {
+	r, ok := s.recipes.Find(name)
+	if !ok {
+		var known []string
+		for _, r := range s.recipes.All() {
+			known = append(known, r.Name)
+		}
+		return &steps.Error{Kind: steps.ErrUsage, Err: fmt.Errorf("cannot find a recipe for %s", event.Clean(name, 60)),
+			Hint: "there are: " + strings.Join(known, ", ")}
+	}
+	s.recipe = r
+	return nil
+}
+
+// openJail opens the jail without writing anything. known tells whether it is in
+// the registry.
+func (s *session) openJail() (known bool, err error) {
+	if s.path == "" {
+		return false, usageError("cannot %s: no jail given (--jail DIR)", s.verb)
+	}
+	if err := jail.CheckPlace(s.path); err != nil {
+		return false, &steps.Error{Err: err}
+	}
+	if s.root, err = jail.Open(s.path); err != nil {
+		return false, &steps.Error{Err: err, Hint: "build one with: jailup create SERVER --jail " + event.Clean(s.path, 200)}
+	}
+	who, err := journal.Identify(s.root.Fd(), s.root.Path())
+	if err != nil {
+		return false, err
+	}
+	j, ok, err := s.registry.Lookup(who)
+	if err != nil {
+		return false, err
+	}
+	s.id = j.ID
+	if s.recipe == nil {
+		name := j.Server
+		if name == "" && s.named != nil {
+			name = s.named.Server
+		}
+		if name != "" {
+			return ok, s.server(name)
+		}
+	}
+	return ok, nil
+}
+
+// take opens the jail for changes: it is entered into the registry, locked, and
+// what an interrupted run began is ended first.
+func (s *session) take(ctx context.Context) error {
+	if os.Geteuid() != 0 {
+		return &steps.Error{Err: fmt.Errorf("cannot %s jail %s: only root can", s.verb, event.Clean(s.path, 200)), Hint: "use sudo"}
+	}
+	if s.root == nil {
+		if _, err := s.openJail(); err != nil {
+			return err
+		}
+	}
+	who, err := journal.Identify(s.root.Fd(), s.root.Path())
+	if err != nil {
+		return err
+	}
+	name := ""
+	if s.recipe != nil {
+		name = s.recipe.Name
+	}
+	j, err := s.registry.Resolve(ctx, who, name)
+	if err != nil {
+		return err
+	}
+	s.id = j.ID
+	s.lock, err = journal.Acquire(ctx, s.dirs.Run, s.id, journal.Holder{Run: s.run, Verb: s.verb}, s.set.LockWait.D())
+	return err
+}
+
+// stateDir is the jail's own folder.
+func (s *session) stateDir() string { return filepath.Join(*s.set.StateDir, s.id) }
+
+// env makes what the steps work with. The source is added where one is needed.
+func (s *session) env() (*steps.Env, error) {
+	policy := checks.DefaultPolicy()
+	policy.Soak, policy.Deadline = s.set.Soak.D(), s.set.StartTimeout.D()
+	e := &steps.Env{
+		Run: s.run, JailID: s.id, Root: s.root, Recipe: s.recipe, StateDir: s.stateDir(),
+		StoreDir: *s.set.Snapshots, Events: s.events,
+		Options: steps.Options{
+			Version: *s.set.Version, ConfNew: *s.set.Conf == "new", Rehearse: *s.set.Rehearse,
+			Keep: *s.set.Keep, Exclude: *s.set.Snapshot.Exclude, StopTimeout: s.set.StopTimeout.D(), Policy: policy,
+		},
+	}
+	var err error
+	if e.Options.Checks, err = s.checks(); err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// checks reads the user's own checks out of the configuration.
+func (s *session) checks() (checks.Config, error) {
+	var c checks.Config
+	node := s.conf.Checks
+	if s.named != nil && !s.named.Checks.IsZero() {
+		node = s.named.Checks
+	}
+	if node.IsZero() {
+		return c, nil
+	}
+	var err error
+	if node.Kind == yaml.SequenceNode {
+		err = node.Decode(&c.Checks)
+	} else {
+		err = node.Decode(&c)
+	}
+	if err == nil {
+		err = c.Validate()
+	}
+	if err != nil {
+		return c, &steps.Error{Kind: steps.ErrUsage, Err: fmt.Errorf("cannot read the checks of the configuration: %w", err)}
+	}
+	return c, nil
+}
+
+// openStore opens the snapshots' folder, and makes it.
+func (s *session) openStore(e *steps.Env) error {
+	store, err := backup.NewCopy(e.StoreDir)
+	if err != nil {
+		return err
+	}
+	e.Store = store
+	return nil
+}
+
+// openSource opens where packages come from.
+func (s *session) openSource(e *steps.Env) error {
+	kind, arg, _ := strings.Cut(*s.set.Source, ":")
+	var err error
+	switch kind {
+	case "apt":
+		opts := source.AptOptions{SourcesFiles: *s.set.AptSources, Keyring: *s.set.Keyring, Suite: *s.set.Suite,
+			CacheDir: *s.set.CacheDir, StateDir: filepath.Join(*s.set.StateDir, "sources")}
+		e.Source, err = source.OpenApt(opts)
+	case "dir":
+		e.Source, err = source.OpenDir(arg, source.DirOptions{CacheDir: *s.set.CacheDir})
+	default:
+		return usageError("cannot use source %s: there are apt and dir:PATH", event.Clean(*s.set.Source, 100))
+	}
+	if err != nil {
+		return &steps.Error{Kind: steps.ErrUsage, Err: err}
+	}
+	if v := *s.set.Version; v != "" && strings.ContainsAny(v[:1], "<>=!~") {
+		if err := source.CheckConstraint(v); err != nil {
+			return &steps.Error{Kind: steps.ErrUsage, Err: err}
+		}
+	}
+	return nil
+}
+
+// openRecord begins the run's own record of events.
+func (s *session) openRecord(e *steps.Env) error {
+	if err := os.MkdirAll(e.RunDir(), 0o700); err != nil {
+		return fmt.Errorf("cannot make the run's folder: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(e.RunDir(), "events.jsonl"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("cannot make the run's record: %w", err)
+	}
+	s.record = f
+	s.events.Attach(event.JSONLines(f))
+	return nil
+}
+
+// guardian starts the guardian of this run.
+func (s *session) guardian() (*guard.Guardian, error) {
+	args := []string{"guardian", "--jail", s.root.Path(), "--state-dir", *s.set.StateDir, "--snapshots", *s.set.Snapshots}
+	if s.a.config != "" {
+		args = append(args, "--config", s.a.config)
+	}
+	log, err := os.OpenFile(filepath.Join(s.stateDir(), "runs", s.run, "guardian.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("cannot start the guardian: %w", err)
+	}
+	defer log.Close()
+	return guard.Start(args, guardianEnv(), log)
+}
+
+// guardianEnv leaves out what a test uses to kill the run itself.
+func guardianEnv() []string {
+	var out []string
+	for _, v := range os.Environ() {
+		if !strings.HasPrefix(v, "JAILUP_") {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+// recoverFirst ends what an interrupted run began, before anything else is done.
+func (s *session) recoverFirst(ctx context.Context) error {
+	rec, open, err := steps.Interrupted(s.stateDir())
+	if err != nil {
+		return &steps.Error{Kind: steps.ErrStuck, Err: err, Hint: "look at " + s.stateDir()}
+	}
+	if !open {
+		return nil
+	}
+	s.events.Notice(event.Warning, "run "+rec.Run+" was cut off in step "+rec.Step+"; it is ended first", "")
+	out, err := s.recoverNow(ctx)
+	if err != nil {
+		return err
+	}
+	return out.Err
+}
+
+// recoverNow runs the recovery on a locked jail.
+func (s *session) recoverNow(ctx context.Context) (steps.Outcome, error) {
+	rec, open, err := steps.Interrupted(s.stateDir())
+	if err != nil {
+		return steps.Outcome{Result: event.Stuck}, &steps.Error{Kind: steps.ErrStuck, Err: err, Hint: "look at " + s.stateDir()}
+	}
+	if !open {
+		return steps.Outcome{Result: event.Recovered}, nil
+	}
+	facts, err := steps.FactsOf(rec)
+	if err != nil {
+		return steps.Outcome{}, &steps.Error{Kind: steps.ErrStuck, Err: err}
+	}
+	keep := s.recipe
+	if err := s.server(facts.Server); err != nil {
+		return steps.Outcome{}, err
+	}
+	e, err := s.env()
+	if err != nil {
+		return steps.Outcome{}, err
+	}
+	e.Run = rec.Run
+	if facts.Snapshots != "" {
+		e.StoreDir = facts.Snapshots
+		if err := s.openStore(e); err != nil {
+			s.events.Notice(event.Warning, err.Error(), "")
+			e.Store = nil
+		}
+	}
+	out := steps.Recover(ctx, e)
+	e.Close()
+	if keep != nil {
+		s.recipe = keep
+	}
+	return out, nil
+}
+
+// finish tells how the run ended, gives the lock back and sets the exit status.
+func (s *session) finish(e *steps.Env, out steps.Outcome) error {
+	if e != nil {
+		e.Close()
+	}
+	done := event.RunDone{
+		Result: out.Result, Jail: s.path, From: out.Facts.From, To: out.Facts.To, Snapshot: out.Facts.Snapshot,
+		DowntimeMS: out.Downtime, ChangedFiles: out.Facts.Changed, Evidence: out.Evidence,
+	}
+	if s.root != nil {
+		done.Jail = s.root.Path()
+	}
+	if s.recipe != nil {
+		done.Server = s.recipe.Name
+	}
+	if errors.Is(out.Err, steps.ErrCurrent) {
+		done.Result = event.Current
+		s.events.Notice(event.Info, out.Err.Error(), "")
+		out.Err = nil
+	}
+	code := exitOf(done.Result, out.Err, *s.set.SkipOK)
+	if out.Err != nil {
+		done.Error, done.Hint = out.Err.Error(), hintOf(out.Err)
+	}
+	if out.Err != nil || done.Result != event.Upgraded && done.Result != event.RolledBack {
+		done.ChangedFiles = 0
+	}
+	done.Exit = code
+	s.events.RunDone(done)
+	s.close()
+	s.a.code = code
+	if code != 0 {
+		return errTold
+	}
+	return nil
+}
+
+// errTold is an error that was told already.
+var errTold = errors.New("told")
+
+// fail ends a session before its run began.
+func (s *session) fail(err error) error {
+	result := event.Failed
+	switch {
+	case errors.Is(err, steps.ErrStuck), exitOf("", err, false) == exitStuck:
+		result = event.Stuck
+	case errors.Is(err, steps.ErrStale):
+		result = event.Stale
+	case errors.Is(err, steps.ErrSkipped):
+		result = event.Skipped
+	case errors.Is(err, steps.ErrInterrupted):
+		result = event.Interrupted
+	}
+	return s.finish(nil, steps.Outcome{Result: result, Err: err})
+}
+
+func (s *session) close() {
+	s.lock.Release()
+	s.ui.Close()
+	if s.record != nil {
+		s.record.Close()
+	}
+	if s.root != nil {
+		s.root.Close()
+	}
+}
+
+// bounded applies --timeout to forward work.
+func (s *session) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	if d := s.set.Timeout.D(); d > 0 {
+		return context.WithTimeoutCause(ctx, d, fmt.Errorf("the time limit of %s is over", d))
+	}
+	return context.WithCancel(ctx)
+}

@@ -1,0 +1,144 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/jailup/jailup/internal/event"
+	"github.com/jailup/jailup/steps"
+)
+
+// upgradeFlags are those of upgrade alone.
+type upgradeFlags struct {
+	install, dryRun, adopt bool
+	planFile               string
+}
+
+func (a *app) upgradeVerb() *cobra.Command {
+	var f upgradeFlags
+	cmd := &cobra.Command{
+		Use:   "upgrade SERVER --jail DIR",
+		Short: "Upgrade the server of a jail, and go back by itself if anything is wrong",
+		Example: `  jailup upgrade nginx --jail /chroot
+  jailup upgrade nginx --jail /chroot --dry-run
+  jailup upgrade nginx --jail /chroot --version '>= 1.26, < 1.28' --soak 30s`,
+		Args: exactArgs("SERVER"),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.upgrade(cmd.Context(), args[0], f) },
+	}
+	a.common(cmd, true)
+	a.settings(cmd.Flags(), sourceFlags...)
+	a.settings(cmd.Flags(), runFlags...)
+	a.settings(cmd.Flags(), "strategy", "conf", "listen", "with")
+	cmd.Flags().BoolVar(&f.install, "install", false, "build the jail where there is none")
+	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "say what would change, touch nothing")
+	cmd.Flags().BoolVar(&f.adopt, "adopt", false, "replace an executable that no package knows")
+	return cmd
+}
+
+func (a *app) upgrade(ctx context.Context, server string, f upgradeFlags) error {
+	s, err := a.open("upgrade")
+	if err != nil {
+		return err
+	}
+	if err := s.server(server); err != nil {
+		return s.fail(err)
+	}
+	if *s.set.Strategy == "handover" {
+		return s.fail(usageError("cannot upgrade by handover: this version knows the strategy restart only"))
+	}
+	if f.install && s.path != "" {
+		if _, err := os.Stat(s.path); errors.Is(err, os.ErrNotExist) {
+			if f.dryRun {
+				return s.fail(usageError("cannot plan: there is no jail at %s yet", event.Clean(s.path, 200)))
+			}
+			return a.createWith(ctx, s)
+		}
+	}
+	if f.dryRun {
+		return a.preview(ctx, s, planFlags{}, f.adopt)
+	}
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	if err := s.take(ctx); err != nil {
+		return s.fail(err)
+	}
+	s.events.RunStart(event.RunStart{Verb: s.verb, Server: s.recipe.Name, Jail: s.root.Path(), Version: version()})
+	if err := s.recoverFirst(ctx); err != nil {
+		return s.fail(err)
+	}
+	e, err := s.env()
+	if err != nil {
+		return s.fail(err)
+	}
+	e.Options.Adopt = f.adopt
+	e.Guard = s.guardian
+	for _, open := range []func(*steps.Env) error{s.openStore, s.openSource, s.openRecord} {
+		if err := open(e); err != nil {
+			return s.fail(err)
+		}
+	}
+	return s.finish(e, steps.Execute(ctx, e, steps.Upgrade(e), s.facts()))
+}
+
+// facts are those that are known before the first step.
+func (s *session) facts() steps.Facts {
+	return steps.Facts{Verb: s.verb, Server: s.recipe.Name, Jail: s.root.Path(), Grace: s.set.StopTimeout.D(), Soak: s.set.Soak.D()}
+}
+
+func (a *app) rollbackVerb() *cobra.Command {
+	var to string
+	var keepEdits bool
+	cmd := &cobra.Command{
+		Use:   "rollback --jail DIR",
+		Short: "Go back to the version before, or to a snapshot",
+		Long: `Go back to the version before the last upgrade, at once, or to an older one by its
+snapshot. What packages and configuration own goes back; what the server writes,
+and files that jailup does not know, stay.`,
+		Example: `  jailup rollback --jail /chroot
+  jailup rollback --jail /chroot --to 20260101T020000Z-0a1b2c`,
+		Args: exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.rollback(cmd.Context(), to, keepEdits)
+		},
+	}
+	a.common(cmd, true)
+	a.settings(cmd.Flags(), "soak", "start-timeout", "rehearse", "snapshots", "keep")
+	cmd.Flags().StringVar(&to, "to", "", "`snapshot` or run to go back to")
+	cmd.Flags().BoolVar(&keepEdits, "keep-edits", false, "lay files that were edited since beside the old ones")
+	return cmd
+}
+
+func (a *app) rollback(ctx context.Context, to string, keepEdits bool) error {
+	s, err := a.open("rollback")
+	if err != nil {
+		return err
+	}
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	if err := s.take(ctx); err != nil {
+		return s.fail(err)
+	}
+	if s.recipe == nil {
+		return s.fail(fmt.Errorf("cannot roll back jail %s: jailup has done nothing to it yet", s.root.Path()))
+	}
+	s.events.RunStart(event.RunStart{Verb: s.verb, Server: s.recipe.Name, Jail: s.root.Path(), Version: version()})
+	if err := s.recoverFirst(ctx); err != nil {
+		return s.fail(err)
+	}
+	e, err := s.env()
+	if err != nil {
+		return s.fail(err)
+	}
+	e.Options.ToSnapshot, e.Options.KeepEdits = to, keepEdits
+	e.Guard = s.guardian
+	for _, open := range []func(*steps.Env) error{s.openStore, s.openRecord} {
+		if err := open(e); err != nil {
+			return s.fail(err)
+		}
+	}
+	return s.finish(e, steps.Execute(ctx, e, steps.Rollback(e), s.facts()))
+}

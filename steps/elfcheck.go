@@ -1,0 +1,160 @@
+package steps
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"strings"
+
+	"github.com/jailup/jailup/internal/changeset"
+	"github.com/jailup/jailup/internal/elfdeps"
+	"github.com/jailup/jailup/internal/event"
+	"github.com/jailup/jailup/internal/jail"
+	"github.com/jailup/jailup/internal/sys"
+	"github.com/jailup/jailup/recipes"
+	"golang.org/x/sys/unix"
+)
+
+// viewFS shows a changeset's view to elfdeps.
+type viewFS struct{ *changeset.View }
+
+type sizedFile struct {
+	*os.File
+	size int64
+}
+
+func (f sizedFile) Size() int64 { return f.size }
+
+func (v viewFS) Open(p string) (elfdeps.File, error) {
+	f, err := v.View.Open(p)
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return sizedFile{f, st.Size()}, nil
+}
+
+// maxWalk bounds how many entries of a jail are looked at for programs.
+const maxWalk = 500_000
+
+// checkELF proves that every program and library of the jail, also those that
+// are not jailup's, can be loaded once the changeset is installed. What could
+// not be loaded before either is not blamed.
+func (e *Env) checkELF(ctx context.Context) error {
+	after := viewFS{changeset.NewView(e.Root, e.stage.Dir(), e.set)}
+	files, err := e.programs(ctx, after)
+	if err != nil {
+		return err
+	}
+	missing, err := elfdeps.New(after).Check(ctx, files)
+	if err != nil {
+		return err
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	before := viewFS{changeset.NewView(e.Root, e.stage.Dir(), nil)}
+	var there []string
+	for _, f := range files {
+		if _, err := before.Lstat(f); err == nil {
+			there = append(there, f)
+		}
+	}
+	known := map[string]bool{}
+	old, err := elfdeps.New(before).Check(ctx, there)
+	if err != nil {
+		return err
+	}
+	for _, m := range old {
+		known[m.By+"\x00"+m.Name] = true
+	}
+	for _, m := range missing {
+		if known[m.By+"\x00"+m.Name] {
+			e.note(event.Warning, fmt.Sprintf("%s cannot be loaded, now as before: it needs %s: %s", m.By, m.Name, m.Reason), "")
+			continue
+		}
+		return fail(nil, "", "cannot install: %s would need %s: %s", m.By, m.Name, m.Reason)
+	}
+	return nil
+}
+
+// programs walks the view and returns what looks like a program or a library.
+func (e *Env) programs(ctx context.Context, v viewFS) ([]string, error) {
+	var out []string
+	seen := 0
+	var walk func(dir string) error
+	walk = func(dir string) error {
+		names, err := v.ReadDir(dir)
+		if err != nil {
+			return nil // a directory that cannot be read holds nothing that is loaded
+		}
+		for _, n := range names {
+			if seen++; seen > maxWalk {
+				return fail(nil, "", "cannot check jail %s: it has more than %d entries", e.Root.Path(), maxWalk)
+			}
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			p := path.Join(dir, n)
+			mode, err := v.Lstat(p)
+			if err != nil || p == "/"+stageInside {
+				continue
+			}
+			switch mode & unix.S_IFMT {
+			case unix.S_IFDIR:
+				if info, err := e.Root.Lstat(p); err == nil && info.MountID != e.Root.MountID() {
+					continue // another mount is another tree
+				}
+				if recipes.Match(e.Recipe.State, p+"/x") {
+					continue
+				}
+				if err := walk(p); err != nil {
+					return err
+				}
+			case unix.S_IFREG:
+				if mode&0o111 != 0 || strings.Contains(n, ".so") {
+					if isELF(v, p) {
+						out = append(out, p)
+					}
+				}
+			}
+		}
+		return nil
+	}
+	return out, walk("/")
+}
+
+func isELF(v viewFS, p string) bool {
+	f, err := v.View.Open(p)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	var magic [4]byte
+	_, err = io.ReadFull(f, magic[:])
+	return err == nil && string(magic[:]) == "\x7fELF"
+}
+
+func hash(r io.Reader) (string, error) { return sys.HashFile(r) }
+
+// boxChanges turns the changeset into what a sandbox shows.
+func boxChanges(set *changeset.Set) []jail.Change {
+	var out []jail.Change
+	for _, op := range set.Ops {
+		switch {
+		case op.Hold:
+		case op.Kind == changeset.Remove || op.Kind == changeset.Rmdir:
+			out = append(out, jail.Change{Path: op.Path})
+		default:
+			out = append(out, jail.Change{Path: op.Path, Stage: op.Stage, Link: op.New.Link, Mode: op.New.Mode,
+				UID: int(op.New.UID), GID: int(op.New.GID)})
+		}
+	}
+	return out
+}

@@ -1,0 +1,195 @@
+// Package steps holds what jailup does to a jail, one file a step. upgrade.go is
+// the visible table of the upgrade's steps, rollback.go another.
+package steps
+
+import (
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/jailup/jailup/backup"
+	"github.com/jailup/jailup/checks"
+	"github.com/jailup/jailup/internal/changeset"
+	"github.com/jailup/jailup/internal/event"
+	"github.com/jailup/jailup/internal/fileset"
+	"github.com/jailup/jailup/internal/guard"
+	"github.com/jailup/jailup/internal/jail"
+	"github.com/jailup/jailup/internal/manifest"
+	"github.com/jailup/jailup/internal/pipeline"
+	"github.com/jailup/jailup/internal/service"
+	"github.com/jailup/jailup/internal/source"
+	"github.com/jailup/jailup/internal/webconf"
+	"github.com/jailup/jailup/recipes"
+)
+
+// Run and Step are the engine's, with this package's facts.
+type (
+	Run  = pipeline.Run[Facts]
+	Step = pipeline.Step[Facts]
+	Plan = pipeline.Plan[Facts]
+)
+
+// Facts are what undo and recovery need to know. They are saved in the journal
+// before the side effect that they describe, and are small: long lists lie in
+// the run's folder.
+type Facts struct {
+	Verb       string            `json:"verb"`
+	Server     string            `json:"server"`
+	Jail       string            `json:"jail"`
+	Stage      string            `json:"stage,omitempty"`       // the stage's folder
+	Snapshots  string            `json:"snapshots,omitempty"`   // the store's folder
+	Snapshot   string            `json:"snapshot,omitempty"`    // its id
+	WasRunning bool              `json:"was_running,omitempty"` // before the run
+	Argv       []string          `json:"argv,omitempty"`        // how the old server was started
+	Signalled  bool              `json:"signalled,omitempty"`   // the old server was, or may have been
+	From       map[string]string `json:"from,omitempty"`
+	To         map[string]string `json:"to,omitempty"`
+	Target     string            `json:"target,omitempty"` // digest of the target
+	Changed    int               `json:"changed,omitempty"`
+	Grace      time.Duration     `json:"grace,omitempty"` // --stop-timeout
+	Soak       time.Duration     `json:"soak,omitempty"`
+	// PrevStage is the stage of the run that this one makes the last but one.
+	PrevStage string `json:"prev_stage,omitempty"`
+	// To of a rollback: the run that is taken back, or the snapshot.
+	Reverts string `json:"reverts,omitempty"`
+}
+
+// Options are what the command line and the configuration decide.
+type Options struct {
+	Version     string // of the server: exact, or a constraint on the upstream version
+	Adopt       bool   // an executable that no package knows is replaced
+	ConfNew     bool
+	Rehearse    bool
+	Keep        int // snapshots
+	KeepEdits   bool
+	ToSnapshot  string // rollback --to
+	Exclude     []string
+	StopTimeout time.Duration
+	Policy      checks.Policy
+	Checks      checks.Config
+}
+
+// Env is what the steps of one run work with. Its exported fields are set by the
+// caller; nothing in it survives a crash.
+type Env struct {
+	Run      string // id
+	JailID   string
+	Root     *jail.Root
+	Recipe   *recipes.Recipe
+	Source   source.Source // nil in a recovery
+	Arch     string
+	StateDir string // of this jail: StateDir/<jail-id>
+	Store    backup.Store
+	StoreDir string
+	Events   *event.Stream
+	Options  Options
+	// Scratch is the folder of a run that changes nothing; see Look.
+	Scratch string
+	// Guard starts the guardian; nil where the process is one itself.
+	Guard func() (*guard.Guardian, error)
+
+	control  service.Controller
+	exes     []service.Inode
+	guardian *guard.Guardian
+	prober   *checks.Prober
+	target   *source.Target
+	index    *source.Index
+	blobs    map[string]source.Blob
+	stage    *fileset.Stage
+	sel      *fileset.Selection
+	set      *changeset.Set
+	pending  *backup.Pending
+	baseline *checks.Report
+	marks    []checks.Mark
+	old      *manifest.Manifest
+	foreign  []string
+	evidence string
+}
+
+// RunDir is the run's folder: events, changeset, evidence.
+func (e *Env) RunDir() string {
+	if e.Scratch != "" {
+		return filepath.Join(e.Scratch, "run")
+	}
+	return filepath.Join(e.StateDir, "runs", e.Run)
+}
+
+func (e *Env) file(name string) string { return filepath.Join(e.RunDir(), name) }
+
+// StageRoot is the folder of all stages of this jail: a sibling of the jail on
+// the same mount, or, where the jail is a mount point, inside it.
+func (e *Env) StageRoot() string {
+	parent := filepath.Dir(e.Root.Path())
+	if info, err := os.Stat(parent); err == nil && info.IsDir() {
+		if p, err := jail.Open(parent); err == nil {
+			defer p.Close()
+			if p.MountID() == e.Root.MountID() {
+				return filepath.Join(parent, ".jailup-stage-"+e.JailID)
+			}
+		}
+	}
+	return filepath.Join(e.Root.Path(), backup.StageName)
+}
+
+// Control returns the controller of the jail's server.
+func (e *Env) Control() service.Controller {
+	if e.control == nil {
+		e.control = service.NewProcess(e.Root, e.spec(), service.ExtraExes(e.extraExes))
+	}
+	return e.control
+}
+
+func (e *Env) configuration() (*webconf.Nginx, error) {
+	return webconf.ReadNginx(e.Root, e.Recipe.Configuration.Main, filepath.Dir(e.Recipe.Configuration.Main))
+}
+
+// note tells something that stops nothing.
+func (e *Env) note(level, text, hint string) { e.Events.Notice(level, text, hint) }
+
+// openStage opens the stage of the run, in whatever process this is.
+func (e *Env) openStage(f *Facts) (*fileset.Stage, error) {
+	if e.stage == nil {
+		s, err := fileset.OpenStage(f.Stage)
+		if err != nil {
+			return nil, err
+		}
+		e.stage = s
+	}
+	return e.stage, nil
+}
+
+// changes returns the changeset of the run, from memory or from its folder.
+func (e *Env) changes() (*changeset.Set, error) {
+	if e.set == nil {
+		s, err := changeset.Load(e.file("changeset.json"))
+		if err != nil {
+			return nil, err
+		}
+		e.set = s
+	}
+	return e.set, nil
+}
+
+// worker opens stage and changeset for an install or its undo.
+func (e *Env) worker(f *Facts) (*changeset.Worker, error) {
+	set, err := e.changes()
+	if err != nil {
+		return nil, err
+	}
+	stage, err := e.openStage(f)
+	if err != nil {
+		return nil, err
+	}
+	return changeset.NewWorker(e.Root, stage.Dir(), set)
+}
+
+// Close releases what the steps opened.
+func (e *Env) Close() {
+	if e.prober != nil {
+		e.prober.Stop()
+	}
+	e.guardian.Disarm()
+	if e.stage != nil {
+		e.stage.Close()
+	}
+}

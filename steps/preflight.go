@@ -1,0 +1,204 @@
+package steps
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+
+	"github.com/jailup/jailup/checks"
+	"github.com/jailup/jailup/internal/event"
+	"github.com/jailup/jailup/internal/fileset"
+	"github.com/jailup/jailup/internal/jail"
+	"github.com/jailup/jailup/internal/manifest"
+	"github.com/jailup/jailup/internal/service"
+	"github.com/jailup/jailup/internal/sys"
+	"golang.org/x/sys/unix"
+)
+
+// preflight finds out whether an upgrade can begin, and records how the old
+// server is: the new one is judged against that.
+type preflight struct{ e *Env }
+
+func (s *preflight) Name() string { return "preflight" }
+
+func (s *preflight) Do(ctx context.Context, run *Run) error {
+	e := s.e
+	if err := CheckJail(e.Root, e.Recipe.Executables); err != nil {
+		return err
+	}
+	if err := sys.MkdirAll(e.RunDir(), 0o700); err != nil {
+		return err
+	}
+	e.sweep(ctx, run)
+	var err error
+	if e.old, err = manifest.Load(e.StateDir); err != nil {
+		return err
+	}
+	if e.old != nil && e.old.Server != e.Recipe.Name {
+		return fail(ErrUsage, "", "cannot upgrade %s: jail %s holds %s", e.Recipe.Name, e.Root.Path(), e.old.Server)
+	}
+	if last, err := LoadLast(e.StateDir); err == nil && last != nil {
+		run.Facts.PrevStage = last.Stage
+	}
+	run.Facts.Stage = filepath.Join(e.StageRoot(), e.Run)
+	return e.baselineNow(ctx, run)
+}
+
+func (s *preflight) Undo(context.Context, *Run) error { return nil }
+
+// sweep removes what interrupted runs left behind: stages that no rollback
+// needs, copies without a name.
+func (e *Env) sweep(ctx context.Context, run *Run) {
+	keep := map[string]bool{e.Run: true}
+	if last, err := LoadLast(e.StateDir); err == nil && last != nil {
+		keep[filepath.Base(last.Stage)] = true
+	}
+	entries, _ := os.ReadDir(e.StageRoot())
+	for _, d := range entries {
+		if !keep[d.Name()] {
+			if err := fileset.RemoveStage(filepath.Join(e.StageRoot(), d.Name())); err != nil {
+				e.note(event.Warning, err.Error(), "")
+			}
+		}
+	}
+	if e.Store != nil {
+		if _, err := e.Store.Sweep(ctx); err != nil {
+			e.note(event.Warning, err.Error(), "")
+		}
+	}
+}
+
+// kernelNeeds is the oldest kernel whose openat2, renameat2 and statx do all
+// that jailup asks of them.
+var kernelNeeds = [2]int{5, 10}
+
+// CheckJail refuses what jailup cannot work on: an old kernel, a jail with a
+// package database, a directory without the server.
+func CheckJail(root *jail.Root, executables []string) error {
+	var uts unix.Utsname
+	if err := unix.Uname(&uts); err == nil {
+		var major, minor int
+		if n, _ := fmt.Sscanf(unix.ByteSliceToString(uts.Release[:]), "%d.%d", &major, &minor); n == 2 &&
+			(major < kernelNeeds[0] || major == kernelNeeds[0] && minor < kernelNeeds[1]) {
+			return fail(nil, "", "cannot work here: the kernel is %d.%d, at least %d.%d is needed", major, minor, kernelNeeds[0], kernelNeeds[1])
+		}
+	}
+	for _, db := range []string{"/var/lib/dpkg/status", "/var/lib/rpm/rpmdb.sqlite", "/var/lib/rpm/Packages", "/usr/lib/sysimage/rpm/rpmdb.sqlite", "/lib/apk/db/installed"} {
+		if root.Exists(db) {
+			return fail(nil, "upgrade it with its own package manager: chroot "+root.Path()+" apt-get upgrade",
+				"cannot work on jail %s: it is a package jail, with a database at %s, which this version does not upgrade", root.Path(), db)
+		}
+	}
+	for _, x := range executables {
+		if info, err := root.Stat(x); err == nil && info.IsRegular() {
+			return nil
+		}
+	}
+	return fail(nil, "build one with: jailup create SERVER --jail "+root.Path()+", or give --install",
+		"cannot work on jail %s: it holds no %s", root.Path(), strings.Join(executables, ", "))
+}
+
+// baselineNow records how the old server runs and answers.
+func (e *Env) baselineNow(ctx context.Context, run *Run) error {
+	server, err := e.Control().Find(ctx)
+	if err != nil {
+		return err
+	}
+	run.Facts.WasRunning = server.Running()
+	if server.Master != nil {
+		run.Facts.Argv = service.ArgvOf(*server.Master, e.spec())
+	}
+	report := checks.Report{Down: true}
+	if server.Running() {
+		set, err := e.checkSet()
+		if err != nil {
+			return err
+		}
+		report = checks.Baseline(ctx, set.Checks())
+		for _, n := range set.Notes() {
+			e.note(event.Info, n, "")
+		}
+		for _, r := range report.With(checks.Unhealthy) {
+			e.Events.Check(r.Name, event.CheckBefore, r.Detail)
+		}
+	} else {
+		e.note(event.Info, e.Recipe.Name+" is down; it will be started for the checks and left down", "")
+	}
+	e.baseline = &report
+	return e.saveJSON("baseline.json", report)
+}
+
+func (e *Env) saveJSON(name string, v any) error {
+	data, err := json.MarshalIndent(v, "", " ")
+	if err != nil {
+		return fmt.Errorf("cannot save %s: %w", name, err)
+	}
+	return sys.WriteFileAtomic(e.file(name), append(data, '\n'), 0o600)
+}
+
+func (e *Env) loadJSON(name string, v any) error {
+	data, err := os.ReadFile(e.file(name))
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(data, v)
+}
+
+// before returns the baseline, from memory or from the run's folder.
+func (e *Env) before() checks.Report {
+	if e.baseline == nil {
+		var r checks.Report
+		if err := e.loadJSON("baseline.json", &r); err != nil {
+			r = checks.Report{Down: true}
+		}
+		e.baseline = &r
+	}
+	return *e.baseline
+}
+
+// Last is what the next rollback needs: the run whose changeset is installed.
+type Last struct {
+	Run      string            `json:"run"`
+	Stage    string            `json:"stage"`
+	Snapshot string            `json:"snapshot,omitempty"`
+	From     map[string]string `json:"from,omitempty"`
+	To       map[string]string `json:"to,omitempty"`
+}
+
+// LoadLast reads it; nil where nothing was installed yet.
+func LoadLast(stateDir string) (*Last, error) {
+	data, err := os.ReadFile(filepath.Join(stateDir, "last.json"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read what was installed last: %w", err)
+	}
+	var l Last
+	if err := json.Unmarshal(data, &l); err != nil {
+		return nil, fmt.Errorf("cannot read what was installed last: %w", err)
+	}
+	return &l, nil
+}
+
+func (l *Last) save(stateDir string) error {
+	data, err := json.MarshalIndent(l, "", " ")
+	if err != nil {
+		return err
+	}
+	return sys.WriteFileAtomic(filepath.Join(stateDir, "last.json"), append(data, '\n'), 0o600)
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	out := make([]string, 0, len(m))
+	for k := range m {
+		out = append(out, k)
+	}
+	sort.Strings(out)
+	return out
+}

@@ -1,0 +1,88 @@
+package steps
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/jailup/jailup/backup"
+	"github.com/jailup/jailup/internal/manifest"
+	"github.com/jailup/jailup/internal/sys"
+)
+
+// record makes the new manifest the jail's, and notes what a rollback needs.
+type record struct{ e *Env }
+
+func (s *record) Name() string { return "record" }
+
+func (s *record) Do(_ context.Context, run *Run) error {
+	e := s.e
+	m, err := manifest.LoadFile(e.file("manifest.json"))
+	if err != nil {
+		return err
+	}
+	if err := m.Save(e.StateDir); err != nil {
+		return err
+	}
+	last := &Last{Run: e.Run, Stage: run.Facts.Stage, Snapshot: run.Facts.Snapshot, From: run.Facts.From, To: run.Facts.To}
+	return last.save(e.StateDir)
+}
+
+func (s *record) Undo(context.Context, *Run) error { return nil }
+
+// prune disarms, and removes what no rollback needs any more.
+type prune struct{ e *Env }
+
+func (s *prune) Name() string { return "prune" }
+
+// keepRuns is how many runs' folders are kept.
+const keepRuns = 50
+
+func (s *prune) Do(ctx context.Context, run *Run) error {
+	e := s.e
+	e.guardian.Disarm()
+	e.guardian = nil
+	if prev := run.Facts.PrevStage; prev != "" && prev != run.Facts.Stage && filepath.Dir(prev) == e.StageRoot() {
+		if err := e.dropStage(prev); err != nil {
+			return err
+		}
+	}
+	if err := e.pruneSnapshots(ctx); err != nil {
+		return err
+	}
+	return e.pruneRuns()
+}
+
+func (s *prune) Undo(context.Context, *Run) error { return nil }
+
+// pruneSnapshots keeps the newest snapshots of this jail.
+func (e *Env) pruneSnapshots(ctx context.Context) error {
+	if e.Store == nil || e.Options.Keep <= 0 {
+		return nil
+	}
+	_, err := backup.Prune(ctx, e.Store, e.JailID, backup.Policy{Keep: e.Options.Keep}, time.Now())
+	return err
+}
+
+func (e *Env) pruneRuns() error {
+	dir := filepath.Join(e.StateDir, "runs")
+	entries, err := os.ReadDir(dir) // sorted; run ids begin with their time
+	if err != nil || len(entries) <= keepRuns {
+		return err
+	}
+	d, err := sys.OpenDir(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	for _, old := range entries[:len(entries)-keepRuns] {
+		if old.Name() == e.Run {
+			continue
+		}
+		if err := sys.RemoveTree(int(d.Fd()), old.Name()); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,110 @@
+package steps
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/jailup/jailup/internal/changeset"
+	"github.com/jailup/jailup/internal/event"
+	"github.com/jailup/jailup/internal/fileset"
+	"github.com/jailup/jailup/internal/jail"
+)
+
+// rehearse tests the jail's configuration with the new server, on a throw-away
+// view of the jail with the staged files. The control is the old server in the
+// same kind of view: what it does not pass either is not the new one's fault.
+type rehearse struct{ e *Env }
+
+func (s *rehearse) Name() string { return "rehearse" }
+
+func (s *rehearse) Do(ctx context.Context, _ *Run) error {
+	e := s.e
+	test := e.Recipe.Configuration.Test
+	if !e.Options.Rehearse || len(test) == 0 {
+		e.Events.StepSkip("rehearse", "switched off")
+		return nil
+	}
+	res, err := e.Root.Run(ctx, jail.Box{Argv: test, Stage: e.stage.Dir(), Changes: boxChanges(e.set)})
+	if err != nil {
+		return &Error{Err: fmt.Errorf("cannot rehearse %s: %w", e.Recipe.Name, err), Hint: "to go without the rehearsal: --rehearse=false"}
+	}
+	if res.Exit == 0 && !res.TimedOut {
+		return nil
+	}
+	old, err := e.Root.Run(ctx, jail.Box{Argv: test})
+	if err != nil {
+		return fmt.Errorf("cannot rehearse %s: %w", e.Recipe.Name, err)
+	}
+	lines := event.CleanLines(string(res.Output), 5, 200)
+	if old.Exit == res.Exit && old.TimedOut == res.TimedOut && slices.Equal(event.CleanLines(string(old.Output), 5, 200), lines) {
+		e.note(event.Warning, fmt.Sprintf("the old %s does not pass the test of its configuration in the sandbox either: %s", e.Recipe.Name, strings.Join(lines, "; ")), "")
+		return nil
+	}
+	if err := e.saveText("rehearsal.txt", res.Output); err != nil {
+		return err
+	}
+	what := fmt.Sprintf("exit status %d", res.Exit)
+	if res.TimedOut {
+		what = "no end within its time"
+	}
+	return fail(nil, "mend the configuration, or look at "+e.file("rehearsal.txt"),
+		"cannot upgrade %s: the new one does not pass %s on this jail's configuration (%s): %s",
+		e.Recipe.Name, strings.Join(test, " "), what, strings.Join(lines, "; "))
+}
+
+func (s *rehearse) Undo(context.Context, *Run) error { return nil }
+
+// buildDiff compares how the jail's program and the package's were built, both
+// run in the sandbox: " (built with --x; the package has --y)".
+func (e *Env) buildDiff(ctx context.Context, world *fileset.World, exe string) string {
+	if len(e.Recipe.Version) == 0 || e.Recipe.Version[0] != exe {
+		return ""
+	}
+	ask := func(changes []jail.Change) []string {
+		res, err := e.Root.Run(ctx, jail.Box{Argv: e.Recipe.Version, Stage: e.stage.Dir(), Changes: changes})
+		if err != nil || res.Exit != 0 {
+			return nil
+		}
+		return strings.Fields(event.Clean(strings.ReplaceAll(string(res.Output), "\n", " "), 4000))
+	}
+	jailHas, packageHas := ask(nil), ask(worldChanges(world, e.Root))
+	only := func(a, b []string) string {
+		var out []string
+		for _, w := range a {
+			if !slices.Contains(b, w) {
+				out = append(out, w)
+			}
+		}
+		return strings.Join(out[:min(len(out), 8)], " ")
+	}
+	if jailHas == nil || packageHas == nil {
+		return ""
+	}
+	return fmt.Sprintf(" (of %s, here only: %s; in the package only: %s)", strings.Join(e.Recipe.Version, " "),
+		only(jailHas, packageHas), only(packageHas, jailHas))
+}
+
+// worldChanges shows all unpacked files at their default places.
+func worldChanges(world *fileset.World, root *jail.Root) []jail.Change {
+	var out []jail.Change
+	for _, n := range world.Files() {
+		for _, dir := range parents(n.Path) {
+			if !root.Exists(dir) {
+				out = append(out, jail.Change{Path: dir, Mode: changeset.DirMode | 0o755})
+			}
+		}
+		out = append(out, jail.Change{Path: n.Path, Stage: n.Stage, Link: n.State.Link, Mode: n.State.Mode})
+	}
+	return out
+}
+
+func parents(p string) []string {
+	var out []string
+	for d := path.Dir(p); d != "/"; d = path.Dir(d) {
+		out = append([]string{d}, out...)
+	}
+	return out
+}

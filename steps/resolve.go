@@ -1,0 +1,92 @@
+package steps
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/jailup/jailup/internal/event"
+	"github.com/jailup/jailup/internal/source"
+	"github.com/jailup/jailup/recipes"
+)
+
+// resolve asks the source for the target: one consistent set of packages.
+type resolve struct{ e *Env }
+
+func (s *resolve) Name() string { return "resolve" }
+
+func (s *resolve) Do(ctx context.Context, run *Run) error {
+	e := s.e
+	if err := e.resolveTarget(ctx); err != nil {
+		return err
+	}
+	server, _ := e.target.Get(e.Recipe.Server())
+	run.Facts.To = map[string]string{server.Package: server.Version}
+	run.Facts.Target = e.target.Digest()
+	if e.old != nil {
+		run.Facts.From = map[string]string{e.Recipe.Server(): e.old.Packages[e.Recipe.Server()]}
+		if e.old.Target == run.Facts.Target {
+			return fail(ErrCurrent, "", "%s %s is what the sources offer", e.Recipe.Name, e.old.Packages[e.Recipe.Server()])
+		}
+	}
+	return nil
+}
+
+func (s *resolve) Undo(context.Context, *Run) error { return nil }
+
+var rangeRE = regexp.MustCompile(`[<>=!~, ]`)
+
+// Wants turns the recipe's packages and --version into what is asked of the
+// source. A version with an operator is a constraint on the upstream version,
+// one without is exact.
+func Wants(r *recipes.Recipe, version string) []source.Want {
+	var out []source.Want
+	for i, p := range r.Packages {
+		w := source.Want{Name: p}
+		switch {
+		case i > 0 || version == "":
+		case rangeRE.MatchString(strings.TrimSpace(version)) && strings.ContainsAny(version[:1], "<>=!~"):
+			w.Constraint = version
+		default:
+			w.Exact = version
+		}
+		out = append(out, w)
+	}
+	return out
+}
+
+func (e *Env) resolveTarget(ctx context.Context) error {
+	ix, err := e.Source.Index(ctx)
+	if err != nil {
+		return sourceError(err)
+	}
+	for _, n := range ix.Notices {
+		e.note(event.Warning, n.Message, "")
+	}
+	target, err := source.Resolve(ix, source.Request{Roots: Wants(e.Recipe, e.Options.Version), Without: e.Recipe.Without, Arch: e.Arch})
+	if err != nil {
+		return sourceError(err)
+	}
+	e.index, e.target, e.Arch = ix, target, ix.Arch()
+	if _, ok := target.Get(e.Recipe.Server()); !ok {
+		return fmt.Errorf("cannot resolve %s: the target holds no package %s", e.Recipe.Name, e.Recipe.Server())
+	}
+	return nil
+}
+
+// sourceError gives a source's error its kind and hint.
+func sourceError(err error) error {
+	switch {
+	case errors.Is(err, source.ErrStale):
+		return &Error{Kind: ErrSkipped, Err: err, Hint: "the mirror will catch up; try again later"}
+	case errors.Is(err, source.ErrSources):
+		return &Error{Kind: ErrUsage, Err: err, Hint: "look at /etc/apt/sources.list and /etc/apt/sources.list.d, or give --apt-sources and --keyring"}
+	case errors.Is(err, source.ErrUnreachable):
+		return &Error{Err: err, Hint: "look at the network, at http_proxy, and at the sources: apt-get update"}
+	case errors.Is(err, source.ErrSignature), errors.Is(err, source.ErrHash):
+		return &Error{Err: err, Hint: "somebody changed what the mirror sends, or the keyring is too old; nothing of it was used"}
+	}
+	return err
+}

@@ -1,0 +1,360 @@
+package steps
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/jailup/jailup/backup"
+	"github.com/jailup/jailup/internal/changeset"
+	"github.com/jailup/jailup/internal/event"
+	"github.com/jailup/jailup/internal/fileset"
+	"github.com/jailup/jailup/internal/manifest"
+	"github.com/jailup/jailup/internal/sys"
+	"github.com/jailup/jailup/recipes"
+	"golang.org/x/sys/unix"
+)
+
+// Rollback is the pipeline of `jailup rollback`: to the last version by the same
+// changeset backwards, to an older one by a changeset made from its snapshot.
+func Rollback(e *Env) Plan {
+	return Plan{
+		Name: "rollback",
+		Steps: []Step{
+			&preflight{e},
+			&choose{e},
+			&rehearse{e},
+			&arm{e},
+			&stop{e},
+			&install{e},
+			&start{e},
+			&verify{e},
+			// — commit —
+			&unrecord{e},
+			&prune{e},
+		},
+		Commit: 8,
+	}
+}
+
+// choose finds what to go back to and makes the changeset that leads there.
+type choose struct{ e *Env }
+
+func (s *choose) Name() string { return "choose" }
+
+func (s *choose) Do(ctx context.Context, run *Run) error {
+	e := s.e
+	last, err := LoadLast(e.StateDir)
+	if err != nil {
+		return err
+	}
+	to := e.Options.ToSnapshot
+	if to != "" && (last == nil || to != last.Run) {
+		return s.fromSnapshot(ctx, run, to)
+	}
+	if last == nil {
+		return fail(nil, "see what there is: jailup snapshot list --jail "+e.Root.Path(),
+			"cannot roll back jail %s: nothing was upgraded, or it was rolled back already", e.Root.Path())
+	}
+	set, err := changeset.Load(filepath.Join(e.StateDir, "runs", last.Run, "changeset.json"))
+	if err != nil {
+		return err
+	}
+	run.Facts.Reverts, run.Facts.Stage = last.Run, last.Stage
+	run.Facts.From, run.Facts.To = last.To, last.From
+	if err := run.Save(); err != nil {
+		return err
+	}
+	e.stage, err = fileset.OpenStage(last.Stage)
+	if err != nil {
+		return fail(nil, "go back to its snapshot: jailup rollback --jail "+e.Root.Path()+" --to "+last.Snapshot,
+			"cannot roll back run %s: its stage is gone: %w", last.Run, err)
+	}
+	e.set = set.Reverse()
+	if err := s.edits(); err != nil {
+		return err
+	}
+	run.Facts.Changed = e.set.Changed()
+	if err := s.oldManifest(last.Run); err != nil {
+		return err
+	}
+	return e.set.Save(e.RunDir(), "changeset.json")
+}
+
+// oldManifest keeps the manifest of before the reverted run with this run; a
+// jail that had none then has none again.
+func (s *choose) oldManifest(reverted string) error {
+	m, err := manifest.LoadFile(filepath.Join(s.e.StateDir, "runs", reverted, "manifest.old.json"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return m.SaveAs(s.e.file("manifest.json"))
+}
+
+// edits deals with files that were edited since the upgrade: refused by name, or
+// laid beside with --keep-edits.
+func (s *choose) edits() error {
+	e := s.e
+	w, err := changeset.NewWorker(e.Root, e.stage.Dir(), e.set)
+	if err != nil {
+		return err
+	}
+	drift, err := w.Drift()
+	w.Close()
+	if err != nil || len(drift) == 0 {
+		return err
+	}
+	if !e.Options.KeepEdits {
+		return fail(ErrStale, "to lay the edited files beside the old ones: --keep-edits",
+			"cannot roll back: edited since the upgrade: %s", strings.Join(drift[:min(len(drift), 5)], ", "))
+	}
+	for _, p := range drift {
+		if err := s.beside(p); err != nil {
+			return err
+		}
+	}
+	return e.keepStage()
+}
+
+// beside lets the operation on p take what is there now, and adds a copy of it
+// under another name.
+func (s *choose) beside(p string) error {
+	e := s.e
+	d, base, err := e.Root.OpenParent(p)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	cur, err := changeset.ReadState(int(d.Fd()), base)
+	if err != nil {
+		return err
+	}
+	if cur != nil && cur.Mode&unix.S_IFMT != unix.S_IFREG && cur.Mode&unix.S_IFMT != unix.S_IFLNK {
+		return fmt.Errorf("cannot roll back: %s is now neither file nor link", p)
+	}
+	var kept []changeset.Op
+	for _, op := range e.set.Ops {
+		if op.Path == p && op.Old != nil {
+			switch {
+			case cur != nil:
+				op.Old = cur
+			case op.Kind == changeset.Replace:
+				op.Kind, op.Old = changeset.Add, nil
+			case op.Kind == changeset.Remove:
+				continue
+			}
+		} else if op.Path == p && op.Kind == changeset.Add && cur != nil {
+			// Somebody made what the upgrade had removed: his goes aside.
+			op.Kind, op.Old = changeset.Replace, cur
+		}
+		kept = append(kept, op)
+	}
+	e.set.Ops = kept
+	if cur == nil {
+		return nil
+	}
+	name, st, err := s.copyOf(p, cur)
+	if err != nil {
+		return err
+	}
+	target := p + ".jailup-edited"
+	if e.Root.Exists(target) {
+		target = fmt.Sprintf("%s-%s", target, e.Run)
+	}
+	e.set.Ops = append(e.set.Ops, changeset.Op{Kind: changeset.Add, Path: target, Stage: name, New: &st})
+	e.note(event.Info, fmt.Sprintf("%s was edited since the upgrade; the edited version will lie beside it as %s", p, path.Base(target)), "")
+	return nil
+}
+
+func (s *choose) copyOf(p string, cur *changeset.State) (string, changeset.State, error) {
+	e := s.e
+	meta := fileset.Meta{Perm: cur.Mode & 0o7777, UID: int(cur.UID), GID: int(cur.GID), MtimeNS: cur.MtimeNS}
+	if cur.Link != "" {
+		return e.stage.PutLink(cur.Link, meta)
+	}
+	f, err := e.Root.OpenFile(p)
+	if err != nil {
+		return "", changeset.State{}, err
+	}
+	defer f.Close()
+	return e.stage.Put(f, cur.Size, meta)
+}
+
+// fromSnapshot makes a changeset over what packages and configuration own; what
+// the server writes, and files that nobody knows, stay as they are.
+func (s *choose) fromSnapshot(ctx context.Context, run *Run, id string) error {
+	e := s.e
+	snap, err := e.Store.Open(ctx, id)
+	if err != nil {
+		return &Error{Err: err, Hint: "see what there is: jailup snapshot list --jail " + e.Root.Path()}
+	}
+	defer snap.Close()
+	if snap.Meta().JailID != e.JailID {
+		return fmt.Errorf("cannot roll back to snapshot %s: it is of another jail", id)
+	}
+	then, err := manifest.LoadFile(filepath.Join(e.StateDir, "runs", snap.Meta().Run, "manifest.old.json"))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	owned := map[string]bool{}
+	for p := range e.old.Index() {
+		owned[p] = true
+	}
+	for p := range then.Index() {
+		owned[p] = true
+	}
+	if set, err := changeset.Load(filepath.Join(e.StateDir, "runs", snap.Meta().Run, "changeset.json")); err == nil {
+		for _, op := range set.Ops {
+			owned[op.Path] = true
+		}
+	}
+	run.Facts.Reverts = id
+	run.Facts.From, run.Facts.To = nil, snap.Meta().Packages
+	if e.old != nil {
+		run.Facts.From = e.old.Packages
+	}
+	run.Facts.Stage = filepath.Join(e.StageRoot(), e.Run)
+	if err := run.Save(); err != nil {
+		return err
+	}
+	if e.stage, err = fileset.MakeStage(run.Facts.Stage); err != nil {
+		return err
+	}
+	in, err := s.wants(snap, owned)
+	if err != nil {
+		return err
+	}
+	if e.set, err = changeset.Compute(e.Root, *in); err != nil {
+		return err
+	}
+	if e.set.Empty() {
+		return fail(ErrCurrent, "", "the jail is as snapshot %s has it", id)
+	}
+	if err := e.checkELF(ctx); err != nil {
+		return err
+	}
+	if err := e.keepStage(); err != nil {
+		return err
+	}
+	run.Facts.Changed = e.set.Changed()
+	if then != nil {
+		if err := then.SaveAs(e.file("manifest.json")); err != nil {
+			return err
+		}
+	}
+	return e.set.Save(e.RunDir(), "changeset.json")
+}
+
+func (s *choose) wants(snap *backup.Snapshot, owned map[string]bool) (*changeset.Input, error) {
+	e := s.e
+	tree, err := snap.Tree()
+	if err != nil {
+		return nil, err
+	}
+	defer tree.Close()
+	conf := path.Dir(e.Recipe.Configuration.Main)
+	in := &changeset.Input{MtimeNS: time.Now().UnixNano()}
+	there := map[string]bool{}
+	for entry, err := range snap.Manifest() {
+		if err != nil {
+			return nil, err
+		}
+		p := entry.Path
+		mine := (owned[p] || strings.HasPrefix(p, conf+"/")) && !recipes.Match(e.Recipe.State, p)
+		if !mine {
+			continue
+		}
+		there[p] = true
+		meta := fileset.Meta{Perm: entry.Mode, UID: int(entry.UID), GID: int(entry.GID), MtimeNS: entry.MtimeNS, Xattrs: entry.Xattrs}
+		w := changeset.Want{Path: p, Exec: e.isExecutable(p)}
+		switch entry.Type {
+		case backup.Dir:
+			in.Dirs = append(in.Dirs, changeset.WantDir{Path: p, Mode: entry.Mode, UID: entry.UID, GID: entry.GID, MtimeNS: entry.MtimeNS})
+			continue
+		case backup.Symlink:
+			w.Stage, w.State, err = e.stage.PutLink(entry.Link, meta)
+		case backup.File:
+			f, ferr := tree.OpenFile(p)
+			if ferr != nil {
+				return nil, ferr
+			}
+			w.Stage, w.State, err = e.stage.Put(f, entry.Size, meta)
+			f.Close()
+			if err == nil && entry.Size < backup.PieceFrom && w.State.SHA256 != entry.Digest {
+				err = fmt.Errorf("cannot roll back: %s in the snapshot is not what was copied then", p)
+			}
+		default:
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		in.Wants = append(in.Wants, w)
+	}
+	for p := range owned {
+		if !there[p] && !recipes.Match(e.Recipe.State, p) {
+			if info, err := e.Root.Lstat(p); err == nil && (info.IsRegular() || info.IsSymlink()) {
+				in.Remove = append(in.Remove, p)
+			}
+		}
+	}
+	return in, nil
+}
+
+// Undo removes the stage if it was made for this run.
+func (s *choose) Undo(_ context.Context, run *Run) error {
+	e := s.e
+	if e.stage != nil {
+		e.stage.Close()
+		e.stage = nil
+	}
+	if filepath.Base(run.Facts.Stage) != e.Run {
+		return nil
+	}
+	return e.dropStage(run.Facts.Stage)
+}
+
+// unrecord makes the old manifest the jail's again.
+type unrecord struct{ e *Env }
+
+func (s *unrecord) Name() string { return "record" }
+
+func (s *unrecord) Do(_ context.Context, run *Run) error {
+	e := s.e
+	m, err := manifest.LoadFile(e.file("manifest.json"))
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		err = manifest.Remove(e.StateDir)
+	case err == nil:
+		err = m.Save(e.StateDir)
+	}
+	if err != nil {
+		return err
+	}
+	d, err := sys.OpenDir(e.StateDir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := sys.RemoveTree(int(d.Fd()), "last.json"); err != nil {
+		return err
+	}
+	if err := sys.FsyncDir(int(d.Fd())); err != nil {
+		return err
+	}
+	if e.stage != nil {
+		e.stage.Close()
+		e.stage = nil
+	}
+	return e.dropStage(run.Facts.Stage)
+}
+
+func (s *unrecord) Undo(context.Context, *Run) error { return nil }

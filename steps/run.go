@@ -1,0 +1,209 @@
+package steps
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/jailup/jailup/internal/event"
+	"github.com/jailup/jailup/internal/journal"
+	"github.com/jailup/jailup/internal/pipeline"
+	"github.com/jailup/jailup/internal/sys"
+)
+
+// Outcome is how a run ended, as the disk says.
+type Outcome struct {
+	Result   string // of event.RunDone
+	Err      error  // nil when it is done
+	Facts    Facts
+	Step     string // that failed
+	Downtime *int64 // ms
+	Evidence string
+}
+
+// story tells the engine's steps to the stream.
+type story struct {
+	s      *event.Stream
+	failed string
+}
+
+func (o *story) StepStart(name string)                    { o.s.StepStart(name) }
+func (o *story) StepDone(name string, took time.Duration) { o.s.StepDone(name, took, "") }
+func (o *story) StepFailed(name string, _ error)          { o.failed = name }
+func (o *story) Warn(message string)                      { o.s.Notice(event.Warning, message, "") }
+func (o *story) StepUndo(name string, cause error) {
+	why := ""
+	if name == o.failed {
+		why = cause.Error()
+	}
+	o.s.StepUndo(name, why)
+}
+
+// Execute runs a plan on the jail of e, whose lock the caller holds. What an
+// earlier run left open must have been recovered before.
+func Execute(ctx context.Context, e *Env, plan Plan, facts Facts) Outcome {
+	if err := sys.MkdirAll(e.StateDir, 0o700); err != nil {
+		return Outcome{Result: event.Failed, Err: err, Facts: facts}
+	}
+	j, err := journal.Open(e.StateDir)
+	if err != nil {
+		return Outcome{Result: event.Failed, Err: err, Facts: facts}
+	}
+	defer j.Close()
+	if _, err := j.Load(); err != nil { // the sequence number goes on
+		return Outcome{Result: event.Stuck, Err: stuck(e, err), Facts: facts}
+	}
+	run := pipeline.NewRun(e.Run, facts, j, &story{s: e.Events})
+	res := pipeline.Execute(ctx, plan, run)
+	return e.outcome(ctx, run.Facts, res)
+}
+
+// outcome turns the engine's result into what is told, with the last word left
+// to the disk.
+func (e *Env) outcome(ctx context.Context, f Facts, res pipeline.Result) Outcome {
+	out := Outcome{Err: res.Err, Facts: f, Step: res.Step, Downtime: e.Downtime(), Evidence: e.evidence}
+	for _, err := range res.After {
+		e.note(event.Warning, "after the commit: "+err.Error(), "")
+	}
+	switch res.Outcome {
+	case pipeline.Committed:
+		out.Result, out.Err, out.Step = event.Upgraded, nil, ""
+		if f.Verb == "rollback" {
+			out.Result = event.RolledBack
+		}
+		return out
+	case pipeline.Stuck:
+		out.Result, out.Err = event.Stuck, stuckUndo(e, f, res)
+		return out
+	case pipeline.Ambiguous:
+		out.Result = event.Stuck
+		out.Err = &Error{Kind: ErrStuck, Err: fmt.Errorf("cannot tell whether run %s is committed: %w", e.Run, res.Err),
+			Hint: "nothing more was touched; decide it by: jailup recover --jail " + e.Root.Path()}
+		return out
+	}
+	if f.Signalled {
+		v, err := e.State(&f)
+		if err == nil && !v.AllOld() {
+			out.Result = event.Stuck
+			out.Err = stuck(e, fmt.Errorf("%d paths are still new after %w", v.New, res.Err))
+			return out
+		}
+	}
+	out.Result = resultOf(ctx, res.Err, f.Signalled)
+	return out
+}
+
+func resultOf(ctx context.Context, err error, signalled bool) string {
+	switch {
+	case ctx.Err() != nil && errors.Is(context.Cause(ctx), ErrInterrupted):
+		return event.Interrupted
+	case signalled:
+		return event.RolledBack
+	case errors.Is(err, ErrCurrent):
+		return event.Current
+	case errors.Is(err, ErrStale):
+		return event.Stale
+	case errors.Is(err, ErrSkipped):
+		return event.Skipped
+	}
+	return event.Failed
+}
+
+// ErrInterrupted is the cause of a context that a signal cancelled.
+var ErrInterrupted = errors.New("interrupted")
+
+func stuck(e *Env, err error) error {
+	return &Error{Kind: ErrStuck, Err: err, Hint: "look at " + e.StateDir + ", then: jailup recover --jail " + e.Root.Path()}
+}
+
+func stuckUndo(e *Env, f Facts, res pipeline.Result) error {
+	cause := "the run was cut off"
+	if res.Err != nil {
+		cause = res.Err.Error()
+	}
+	state := "the jail is in an unknown state"
+	if v, err := e.State(&f); err == nil {
+		switch {
+		case v.AllOld():
+			state = "every file of the jail is the old one"
+		case v.AllNew():
+			state = "every file of the jail is the new one"
+		default:
+			state = fmt.Sprintf("of the jail's files %d are old and %d new", v.Old, v.New)
+		}
+	}
+	return &Error{Kind: ErrStuck,
+		Err:  fmt.Errorf("cannot undo %s: %w (it went back because %s); %s", res.Step, res.UndoErr, cause, state),
+		Hint: "mend the cause, then: jailup recover --jail " + e.Root.Path()}
+}
+
+// Interrupted returns the record of a run that was cut off, or ok false.
+func Interrupted(stateDir string) (rec journal.Record, ok bool, err error) {
+	j, err := journal.OpenReadOnly(stateDir)
+	if errors.Is(err, os.ErrNotExist) {
+		return rec, false, nil
+	}
+	if err != nil {
+		return rec, false, err
+	}
+	defer j.Close()
+	rec, err = j.Load()
+	return rec, err == nil && rec.Open(), err
+}
+
+// Recover ends what an interrupted run of the jail began: back before its commit,
+// forward after it. e.Run must be the record's run; e.Options what Facts leave
+// out. It may be called again, and does nothing then.
+func Recover(ctx context.Context, e *Env) Outcome {
+	j, err := journal.Open(e.StateDir)
+	if err != nil {
+		return Outcome{Result: event.Stuck, Err: stuck(e, err)}
+	}
+	defer j.Close()
+	rec, err := j.Load()
+	if err != nil {
+		return Outcome{Result: event.Stuck, Err: stuck(e, err)}
+	}
+	if !rec.Open() {
+		return Outcome{Result: event.Recovered}
+	}
+	var plan Plan
+	switch rec.Plan {
+	case "upgrade":
+		plan = Upgrade(e)
+	case "rollback":
+		plan = Rollback(e)
+	default:
+		return Outcome{Result: event.Stuck, Err: stuck(e, fmt.Errorf("cannot recover run %s: its plan %q is not known", rec.Run, rec.Plan))}
+	}
+	run, res := pipeline.Recover(ctx, plan, rec, j, &story{s: e.Events})
+	out := e.outcome(ctx, run.Facts, res)
+	if out.Result != event.Stuck {
+		out.Result, out.Err = event.Recovered, nil
+	}
+	return out
+}
+
+// FactsOf reads the facts of a record.
+func FactsOf(rec journal.Record) (Facts, error) {
+	var f Facts
+	if len(rec.Facts) == 0 {
+		return f, nil
+	}
+	err := json.Unmarshal(rec.Facts, &f)
+	return f, err
+}
+
+// Stages returns the folders of stages that a jail has, for status and sweeps.
+func (e *Env) Stages() []string {
+	entries, _ := os.ReadDir(e.StageRoot())
+	var out []string
+	for _, d := range entries {
+		out = append(out, filepath.Join(e.StageRoot(), d.Name()))
+	}
+	return out
+}

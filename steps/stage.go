@@ -1,0 +1,222 @@
+package steps
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/jailup/jailup/internal/changeset"
+	"github.com/jailup/jailup/internal/event"
+	"github.com/jailup/jailup/internal/fileset"
+	"github.com/jailup/jailup/internal/pkgs"
+)
+
+// stage unpacks the target beside the jail, decides what becomes of each file,
+// and computes the changeset.
+type stage struct{ e *Env }
+
+func (s *stage) Name() string { return "stage" }
+
+func (s *stage) Do(ctx context.Context, run *Run) error {
+	e := s.e
+	if err := fileset.RemoveStage(run.Facts.Stage); err != nil { // of a Do that was cut off
+		return err
+	}
+	st, err := fileset.MakeStage(run.Facts.Stage)
+	if err != nil {
+		return err
+	}
+	e.stage = st
+	world, err := e.unpack(ctx)
+	if err != nil {
+		return err
+	}
+	known := newKnown(ctx, e)
+	if err := e.checkExecutables(ctx, world, known); err != nil {
+		return err
+	}
+	e.sel, err = fileset.Select(ctx, fileset.Input{
+		Root: e.Root, Recipe: e.Recipe, World: world, Stage: st, Old: e.old,
+		ConfNew: e.Options.ConfNew, Known: known.identify,
+	}, time.Now().UnixNano())
+	if err != nil {
+		return err
+	}
+	return e.finishStage(ctx, run)
+}
+
+// finishStage computes the changeset of the selection and makes both durable.
+func (e *Env) finishStage(ctx context.Context, run *Run) error {
+	set, err := changeset.Compute(e.Root, e.sel.Input)
+	if err != nil {
+		return err
+	}
+	e.set = set
+	run.Facts.From, run.Facts.To = e.versions()
+	if set.Empty() {
+		return fail(ErrCurrent, "", "%s is what the sources offer: no file differs", e.Recipe.Name)
+	}
+	if err := e.checkELF(ctx); err != nil {
+		return err
+	}
+	if err := e.keepStage(); err != nil {
+		return err
+	}
+	run.Facts.Changed = set.Changed()
+	m := e.sel.Manifest
+	m.Run, m.Target, m.Time = e.Run, run.Facts.Target, time.Now().UTC()
+	if err := m.SaveAs(e.file("manifest.json")); err != nil {
+		return err
+	}
+	if e.old != nil {
+		if err := e.old.SaveAs(e.file("manifest.old.json")); err != nil {
+			return err
+		}
+	}
+	if err := set.Save(e.RunDir(), "changeset.json"); err != nil {
+		return err
+	}
+	e.tell()
+	return run.Save()
+}
+
+// versions tells, of the packages that the jail holds files of, which version is
+// there and which will be.
+func (e *Env) versions() (from, to map[string]string) {
+	from, to = map[string]string{}, map[string]string{}
+	for _, f := range e.sel.Manifest.Files {
+		if f.Package == "" {
+			continue
+		}
+		to[f.Package] = e.sel.Manifest.Packages[f.Package]
+		if v, ok := e.sel.From[f.Package]; ok {
+			from[f.Package] = v
+		} else if e.old != nil && e.old.Packages[f.Package] != "" {
+			from[f.Package] = e.old.Packages[f.Package]
+		}
+	}
+	return from, to
+}
+
+// keepStage makes durable what the changeset takes out of the stage, and removes
+// the rest.
+func (e *Env) keepStage() error {
+	keep := map[string]bool{}
+	for _, op := range e.set.Ops {
+		if (op.Kind == changeset.Replace || op.Kind == changeset.Add) && !op.Hold {
+			keep[op.Stage] = true
+		}
+	}
+	return e.stage.Keep(keep)
+}
+
+// tell reports what the administrator should know of the selection.
+func (e *Env) tell() {
+	for _, c := range e.sel.Conf {
+		switch c.Action {
+		case "beside":
+			e.note(event.Info, fmt.Sprintf("%s was changed here and is kept; the package's version lies beside it as %s", c.Path, path.Base(c.Beside)), "")
+		case "kept":
+			e.note(event.Info, fmt.Sprintf("%s was changed here and is kept", c.Path), "")
+		}
+	}
+	if n := len(e.sel.Changed); n > 0 {
+		e.note(event.Warning, fmt.Sprintf("%d files that no package knows are replaced, and kept in the stage for a rollback: %s",
+			n, strings.Join(e.sel.Changed[:min(n, 5)], ", ")), "")
+	}
+}
+
+func (s *stage) Undo(_ context.Context, run *Run) error {
+	if s.e.stage != nil {
+		s.e.stage.Close()
+		s.e.stage = nil
+	}
+	if run.Facts.Stage == "" {
+		return nil
+	}
+	return s.e.dropStage(run.Facts.Stage)
+}
+
+// dropStage removes one stage, and the folder of stages when it is empty.
+func (e *Env) dropStage(dir string) error {
+	if err := fileset.RemoveStage(dir); err != nil {
+		return err
+	}
+	_ = os.Remove(path.Dir(dir)) // fails while another stage is in it
+	return nil
+}
+
+// unpack makes the tree of the target's packages.
+func (e *Env) unpack(ctx context.Context) (*fileset.World, error) {
+	layout := fileset.NewLayout(e.Root)
+	zone := e.zone()
+	world := fileset.NewWorld(e.stage, func(canonical string) bool {
+		return zone != "" && canonical == "/usr/share/zoneinfo/"+zone || len(layout.Existing(canonical)) > 0
+	})
+	for i, p := range e.target.Packages {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		blob, ok := e.blobs[p.SHA256]
+		if !ok {
+			return nil, fmt.Errorf("cannot stage %s: it was not fetched", p)
+		}
+		err := withDeb(blob, func(d *pkgs.Deb) error { return world.Unpack(d, e.Recipe) })
+		if err != nil {
+			return nil, err
+		}
+		e.Events.Progress("unpack", event.Files, int64(i+1), int64(len(e.target.Packages)))
+	}
+	return world, nil
+}
+
+// zone is the time zone of the jail: the one that its /etc/localtime names.
+func (e *Env) zone() string {
+	target, err := e.Root.Readlink("/etc/localtime")
+	if err != nil {
+		return ""
+	}
+	_, zone, _ := strings.Cut(path.Join("/etc", target), "/zoneinfo/")
+	return zone
+}
+
+// checkExecutables refuses to replace a program that is nobody's package: one
+// built from source or by another vendor may have what the package has not.
+func (e *Env) checkExecutables(ctx context.Context, world *fileset.World, known *known) error {
+	for _, x := range e.Recipe.Executables {
+		d, base, err := e.Root.OpenParent(x)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		cur, err := changeset.ReadState(int(d.Fd()), base)
+		d.Close()
+		if err != nil {
+			return fmt.Errorf("cannot read %s: %w", x, err)
+		}
+		if cur == nil || world.Holds(x, cur) || e.recorded(x, cur) {
+			continue
+		}
+		if _, _, ok := known.identify(fileset.Canonical(x), cur); ok {
+			continue
+		}
+		if e.Options.Adopt {
+			e.note(event.Warning, fmt.Sprintf("%s is of no package that the sources or this host know; it is replaced (--adopt), and kept in the stage", x), "")
+			continue
+		}
+		return fail(nil, "to replace it by the package's all the same: --adopt",
+			"cannot upgrade %s: %s is of no package that the sources or this host know%s", e.Recipe.Name, x, e.buildDiff(ctx, world, x))
+	}
+	return nil
+}
+
+func (e *Env) recorded(p string, st *changeset.State) bool {
+	rec, ok := e.old.Index()[p]
+	return ok && rec.SHA256 == st.SHA256
+}
