@@ -13,8 +13,12 @@ import (
 const defaultACL = "system.posix_acl_default"
 
 // kept tells the attributes that belong to the file. Others are a file system's
-// own switches (btrfs.compression) and mean nothing elsewhere.
+// own switches (btrfs.compression) and mean nothing elsewhere, or its way of
+// keeping the ACL, which is listed beside it (XFS).
 func kept(name string) bool {
+	if strings.HasPrefix(name, "trusted.SGI_ACL_") {
+		return false
+	}
 	return strings.HasPrefix(name, "user.") || strings.HasPrefix(name, "security.") ||
 		strings.HasPrefix(name, "trusted.") || name == "system.posix_acl_access" || name == defaultACL
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -91,12 +92,21 @@ func (w *worker) add(k *work, j job) (*item, error) {
 		it, err = w.special(k, fd, it, &st)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot copy %s: %w", k.show(j.name), err)
+		return nil, fmt.Errorf("cannot copy %s: %w", k.show(j.name), plain(err))
 	}
 	if it != nil {
 		e.copied.Add(1)
 	}
 	return it, nil
+}
+
+// plain takes the raw name, which may hold anything, out of an error of os.
+func plain(err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return pe.Err
+	}
+	return err
 }
 
 // standIn leaves an empty directory or file where something is mounted, so that
