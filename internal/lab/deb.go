@@ -62,14 +62,14 @@ func parseControl(text string) *Control {
 	return c
 }
 
-// Repack unpacks a package into a folder of the test, lets change alter its
+// Repack unpacks a package into a folder in memory, lets change alter its
 // files (dir is the root of the package) and its control fields, and packs it
 // again beside it. It returns the path of the new package. The owner of all
 // files in it is root, whoever runs the test.
 func Repack(t testing.TB, deb string, change func(dir string, control *Control)) string {
 	t.Helper()
 	Need(t, "dpkg-deb")
-	out, err := repack(deb, t.TempDir(), func(dir string, c *Control) error {
+	out, err := repack(deb, ShmDir(t), func(dir string, c *Control) error {
 		if change != nil {
 			change(dir, c)
 		}

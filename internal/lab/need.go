@@ -152,7 +152,7 @@ func packageOf(program string) string {
 		return "xz-utils"
 	case "setfacl", "getfacl":
 		return "acl"
-	case "gpgv", "gpg":
+	case "gpg", "gpgconf":
 		return "gpg (and gpg-agent)"
 	case "dpkg-deb":
 		return "dpkg"
