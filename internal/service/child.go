@@ -30,9 +30,11 @@ import (
 
 // cleanEnv is the environment of a started server. It is not that of the
 // administrator who happens to run the upgrade, nor that of cron.
-var cleanEnv = [...]string{
-	"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-	"LANG=C.UTF-8",
+func cleanEnv(more []string) []string {
+	return append([]string{
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"LANG=C.UTF-8",
+	}, more...)
 }
 
 // spawn starts argv in the jail. The caller waits for it.
@@ -46,7 +48,7 @@ func spawn(root int, argv, env []string, out *os.File) (*exec.Cmd, error) {
 	cmd := &exec.Cmd{
 		Path:   argv[0],
 		Args:   argv,
-		Env:    append(cleanEnv[:len(cleanEnv):len(cleanEnv)], env...),
+		Env:    cleanEnv(env),
 		Dir:    "/",
 		Stdout: out,
 		Stderr: out,

@@ -174,8 +174,9 @@ func (d *drain) ended(k key, m *member) {
 		unix.Close(m.fd)
 		m.fd = -1
 	}
-	for i := range d.report.Signals {
-		if s := &d.report.Signals[i]; s.Process.PID == k.pid && s.Process.StartTicks == k.ticks {
+	for _, sig := range []unix.Signal{d.c.spec.Quit, d.c.spec.Term, unix.SIGKILL} {
+		if i, ok := d.entries[entry{k, sig}]; ok {
+			s := &d.report.Signals[i]
 			s.Gone = max(time.Since(s.at), time.Nanosecond)
 		}
 	}

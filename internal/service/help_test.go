@@ -122,7 +122,7 @@ func killJail(t testing.TB, dir string) {
 	defer root.Close()
 	c := NewProcess(root, Spec{Name: "leftover"})
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
-		tab, err := c.scan(c.want())
+		tab, w, err := c.see()
 		require.NoError(t, err)
 		left := 0
 		for _, p := range tab.byPID {
@@ -130,7 +130,7 @@ func killJail(t testing.TB, dir string) {
 				continue
 			}
 			left++
-			if fd, err := c.hold(p.Process, false, c.want()); err == nil {
+			if fd, err := c.hold(p.Process, false, w); err == nil {
 				_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
 				if p.PGID == p.PID {
 					_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, pidfdGroup)

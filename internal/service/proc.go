@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/jailup/jailup/internal/event"
+	"github.com/jailup/jailup/internal/jail"
 )
 
 func clean(s string, limit int) string { return event.Clean(s, limit) }
@@ -92,8 +93,10 @@ type want struct {
 	self     map[int]bool    // this process and its ancestors: never of the server
 }
 
-// want looks the executables up anew: an install exchanges them.
-func (c *ProcessController) want() want {
+// want looks the executables up anew: an install exchanges them. An error is one
+// of this machine (no descriptors left, a disk that fails): it must not make a
+// server look as if it were down.
+func (c *ProcessController) want() (want, error) {
 	w := want{names: map[string]bool{}, comms: map[string]bool{}, self: ancestors(c.procRoot)}
 	w.dev, w.ino = c.root.DevIno()
 	for _, p := range c.spec.Executables {
@@ -106,8 +109,11 @@ func (c *ProcessController) want() want {
 			w.names[path.Join(c.root.Path(), real)] = true
 		}
 		f, err := c.root.OpenFile(p)
-		if err != nil {
+		if absent(err) {
 			continue // taken out by an install, or never there
+		}
+		if err != nil {
+			return want{}, fmt.Errorf("cannot look for %s: %w", c.spec.Name, err)
 		}
 		var st unix.Stat_t
 		var fs unix.Statfs_t
@@ -122,8 +128,21 @@ func (c *ProcessController) want() want {
 			w.exes = append(w.exes, executable{Inode: in})
 		}
 	}
-	return w
+	return w, nil
 }
+
+// absent tells whether an error says that there is no such program in the jail.
+func absent(err error) bool {
+	for _, no := range []error{os.ErrNotExist, jail.ErrNotRegular, unix.ENOTDIR, unix.ELOOP, unix.EACCES, unix.ENXIO} {
+		if errors.Is(err, no) {
+			return true
+		}
+	}
+	return false
+}
+
+// gone tells whether an error says that a process has ended.
+func gone(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) }
 
 // ancestors are this process and those it descends from.
 func ancestors(procRoot string) map[int]bool {
@@ -174,8 +193,10 @@ func (c *ProcessController) rescan(w want, old *table, known map[int]bool) (*tab
 		case errors.Is(err, errDenied):
 			t.denied = append(t.denied, p)
 			t.byPID[pid] = p
-		case err != nil: // it ended meanwhile
+		case gone(err): // it ended meanwhile
 			t.restless = true
+		case err != nil:
+			return nil, fmt.Errorf("cannot read process %d: %w", pid, err)
 		case p.dead():
 			t.zombies = append(t.zombies, p)
 			if w.comms[p.Comm] && age(p) < time.Second {
@@ -188,6 +209,8 @@ func (c *ProcessController) rescan(w want, old *table, known map[int]bool) (*tab
 	}
 	return t, nil
 }
+
+func denied(err error) bool { return errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) }
 
 var errDenied = errors.New("permission denied")
 
@@ -221,16 +244,24 @@ func look(procDir, pid int, w want) (*proc, error) {
 	}
 	var st unix.Statx_t
 	err = unix.Statx(d, base+"root", unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, unix.STATX_INO|unix.STATX_TYPE, &st)
-	if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
+	switch {
+	case denied(err):
 		return p, errDenied
-	}
-	if err != nil {
-		p.ending = true
+	case errors.Is(err, unix.ENOMEM):
+		return nil, err
+	case err != nil: // it ends, or its root lies on a dead file system: that is not the jail
+		p.ending = gone(err)
 		return p, nil
 	}
 	p.inJail = st.Ino == w.ino && unix.Mkdev(st.Dev_major, st.Dev_minor) == w.dev
 	if p.inJail {
-		p.Exe, p.core, p.ending = exeOf(d, base, w)
+		p.Exe, p.core, err = exeOf(d, base, w)
+		if denied(err) {
+			return p, errDenied
+		}
+		if p.ending = gone(err); err != nil && !p.ending {
+			return nil, err
+		}
 		if w.self[pid] {
 			p.core = false
 		}
@@ -260,21 +291,21 @@ func liveThread(d, pid int) string {
 }
 
 // exeOf identifies what a process runs, and tells whether that is the server's.
-// ending is true for a process that runs nothing any more.
-func exeOf(d int, base string, w want) (in Inode, core, ending bool) {
+// A process that runs nothing any more is an error for which gone is true.
+func exeOf(d int, base string, w want) (in Inode, core bool, err error) {
 	fd, err := unix.Openat(d, base+"exe", unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return Inode{}, false, true
+		return Inode{}, false, err
 	}
 	defer unix.Close(fd)
 	var st unix.Stat_t
-	if unix.Fstat(fd, &st) != nil {
-		return Inode{}, false, true
+	if err := unix.Fstat(fd, &st); err != nil {
+		return Inode{}, false, err
 	}
 	in = Inode{uint64(st.Dev), st.Ino}
 	for _, e := range w.exes {
 		if e.Inode == in {
-			return in, true, false
+			return in, true, nil
 		}
 		if e.Ino != in.Ino || e.typ == 0 {
 			continue
@@ -283,7 +314,7 @@ func exeOf(d int, base string, w want) (in Inode, core, ending bool) {
 		// another one after a remount): the file system's id decides.
 		var fs unix.Statfs_t
 		if unix.Fstatfs(fd, &fs) == nil && fs.Fsid == e.fsid && int64(fs.Type) == e.typ && fs.Fsid != (unix.Fsid{}) {
-			return in, true, false
+			return in, true, nil
 		}
 	}
 	// A file that was replaced under the running server, by a package manager or
@@ -292,11 +323,11 @@ func exeOf(d int, base string, w want) (in Inode, core, ending bool) {
 		buf := make([]byte, unix.PathMax)
 		if n, err := unix.Readlinkat(d, base+"exe", buf); err == nil {
 			if name, ok := strings.CutSuffix(string(buf[:n]), " (deleted)"); ok && w.names[name] {
-				return in, true, false
+				return in, true, nil
 			}
 		}
 	}
-	return in, false, false
+	return in, false, nil
 }
 
 // fill reads what is shown of a process: its user and its command line.

@@ -107,10 +107,19 @@ func (c *ProcessController) find(ctx context.Context, spec Spec) (Server, choice
 	return ch.server, ch, nil
 }
 
+// see makes one scan.
+func (c *ProcessController) see() (*table, want, error) {
+	w, err := c.want()
+	if err != nil {
+		return nil, want{}, err
+	}
+	t, err := c.scan(w)
+	return t, w, err
+}
+
 // decide looks once.
 func (c *ProcessController) decide(spec Spec) (choice, error) {
-	w := c.want()
-	t, err := c.scan(w)
+	t, w, err := c.see()
 	if err != nil {
 		return choice{}, err
 	}
@@ -172,7 +181,11 @@ func (c *ProcessController) Reload(ctx context.Context) error {
 	if s.Master == nil {
 		return fmt.Errorf("cannot reload %s: %w", c.spec.Name, ErrNotRunning)
 	}
-	fd, err := c.hold(*s.Master, true, c.want())
+	w, err := c.want()
+	if err != nil {
+		return fmt.Errorf("cannot reload %s: %w", c.spec.Name, err)
+	}
+	fd, err := c.hold(*s.Master, true, w)
 	if errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("cannot reload %s: %w", c.spec.Name, ErrNotRunning)
 	}
@@ -207,6 +220,10 @@ func (c *ProcessController) hold(p Process, core bool, w want) (int, error) {
 	}
 	defer dir.Close()
 	now, err := look(int(dir.Fd()), p.PID, w)
+	if err != nil && !gone(err) {
+		unix.Close(fd)
+		return -1, err
+	}
 	if err != nil || now.StartTicks != p.StartTicks || now.dead() {
 		unix.Close(fd)
 		return -1, unix.ESRCH

@@ -191,8 +191,7 @@ func TestStartErrorsTellTheReason(t *testing.T) {
 		"not absolute":   {[]string{"actor"}, []string{"absolute path"}},
 	}
 	for name, tt := range tests {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
+		t.Run(name, func(t *testing.T) { // one after the other: they share the jail
 			c := NewProcess(root, actorSpec(), logTo(t))
 			_, err := c.Start(ctxOf(t), StartOptions{Argv: tt.argv})
 			require.Error(t, err)
@@ -245,11 +244,44 @@ func TestStartThatHangsOrFloodsIsGivenUp(t *testing.T) {
 				require.Less(t, len(err.Error()), 5000)
 			}
 			require.Less(t, time.Since(begun), 20*time.Second)
-			tab, err := c.scan(c.want())
+			tab, _, err := c.see()
 			require.NoError(t, err)
 			for _, p := range tab.byPID {
 				require.False(t, p.inJail, "process %s is left", p)
 			}
 		})
 	}
+}
+
+func TestServerIsNeverDownForLackOfDescriptors(t *testing.T) {
+	// Not parallel: it takes the descriptors away from the whole process.
+	j, c := nginxJail(t, "")
+	j.Start(t)
+	var was unix.Rlimit
+	require.NoError(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &was))
+	defer func() { _ = unix.Setrlimit(unix.RLIMIT_NOFILE, &was) }()
+	free, err := unix.FcntlInt(1, unix.F_DUPFD_CLOEXEC, 3)
+	require.NoError(t, err)
+	unix.Close(free)
+	refused := 0
+	for n := range 6 {
+		require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(free + n), Max: was.Max}))
+		s, ferr := c.Find(ctxOf(t))
+		r, serr := StopReport{}, error(nil)
+		if ferr != nil {
+			r, serr = c.Stop(ctxOf(t), StopOptions{Grace: time.Minute})
+		}
+		require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &was))
+		if ferr == nil {
+			require.Len(t, s.PIDs(), 3)
+			continue
+		}
+		refused++
+		require.Error(t, serr)
+		require.Empty(t, r.Signals)
+	}
+	require.Positive(t, refused)
+	_, err = c.Stop(ctxOf(t), StopOptions{})
+	require.NoError(t, err)
+	require.Empty(t, j.Processes())
 }

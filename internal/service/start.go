@@ -92,7 +92,7 @@ func (c *ProcessController) Output() []string { return lastLines(c.output) }
 // setApart remembers all that runs the server's executables now, when the server
 // is known to be down: it is of other servers.
 func (c *ProcessController) setApart() (map[key]bool, error) {
-	t, err := c.scan(c.want())
+	t, _, err := c.see()
 	if err != nil {
 		return nil, err
 	}
@@ -149,7 +149,7 @@ func (w *watch) until(ctx context.Context, settle time.Duration) (Server, error)
 			return w.giveUp(ctx)
 		case <-time.After(pause):
 		}
-		t, err := w.c.scan(w.c.want())
+		t, _, err := w.c.see()
 		if err != nil {
 			continue
 		}
@@ -212,7 +212,7 @@ func (w *watch) judge(ctx context.Context) (Server, error) {
 
 // left are the processes that the start left behind.
 func (w *watch) left() []Process {
-	t, err := w.c.scan(w.c.want())
+	t, _, err := w.c.see()
 	if err != nil {
 		return nil
 	}
@@ -237,7 +237,7 @@ func (w *watch) giveUp(ctx context.Context) (Server, error) {
 		d.spared[k] = true
 	}
 	d.sessions[w.cmd.Process.Pid] = true // it leads the session that we gave it
-	t, err := w.c.scan(w.c.want())
+	t, _, err := w.c.see()
 	if err == nil {
 		for _, p := range t.byPID {
 			if p.PID == w.cmd.Process.Pid && !w.isEnded() || p.core && !w.before[p.key()] {

@@ -104,8 +104,7 @@ func (d *drain) phase(ctx context.Context, ph phase, limit time.Time) (done bool
 			return fail(err)
 		}
 		if t == nil || ph.level != Killed || pass%fullEvery == 0 {
-			w = d.c.want()
-			t, err = d.c.scan(w)
+			t, w, err = d.c.see()
 		} else {
 			t, err = d.c.rescan(w, t, d.strangers(t))
 		}

@@ -300,7 +300,7 @@ func TestStopEndsAllThatComesOfAServer(t *testing.T) {
 	s, err := c.Start(ctx, StartOptions{})
 	require.NoError(t, err)
 	lab.Eventually(t, 10*time.Second, "all children are there", func() bool {
-		tab, err := c.scan(c.want())
+		tab, _, err := c.see()
 		require.NoError(t, err)
 		n := 0
 		for _, p := range tab.byPID {
@@ -315,7 +315,7 @@ func TestStopEndsAllThatComesOfAServer(t *testing.T) {
 	require.Equal(t, Killed, r.Level)
 	require.Len(t, r.Stopped, 5)
 	require.False(t, alive(s.Master.PID))
-	tab, err := c.scan(c.want())
+	tab, _, err := c.see()
 	require.NoError(t, err)
 	var left []string
 	for _, p := range tab.byPID {
@@ -345,7 +345,7 @@ func TestStopEndsAForkRacer(t *testing.T) {
 				require.Less(t, r.Took, 8*time.Second, "the group is killed as a whole")
 			}
 			for range 50 {
-				tab, err := c.scan(c.want())
+				tab, _, err := c.see()
 				require.NoError(t, err)
 				for _, p := range tab.byPID {
 					require.False(t, p.inJail, "process %s is left", p)
