@@ -160,9 +160,10 @@ type Policy struct {
 	// Passes is how many looks of each check in a row must be well for the
 	// start to be over.
 	Passes int
-	// Deadline is how long the start may take. Settle is how long a server
-	// that answers may answer wrongly meanwhile, and Absent how long no
-	// process of it may be found: both cannot be cured by waiting.
+	// Deadline is how long the start may take. Settle is how long meanwhile
+	// something may be wrong that is not merely missing yet (another answer,
+	// a socket too many), and Absent how long no process may be found: these
+	// are not cured by waiting.
 	Deadline, Settle, Absent time.Duration
 	// Soak is how long the server must stay well afterwards; 0: not at all.
 	Soak time.Duration

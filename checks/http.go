@@ -15,6 +15,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jailup/jailup/internal/event"
@@ -63,11 +64,11 @@ func (c *httpCheck) Name() string { return c.name }
 func (c *httpCheck) Run(ctx context.Context) Observation {
 	o := Observation{Kind: KindHTTP, Values: map[string]string{}}
 	begin := time.Now()
-	var conn *watchedConn
+	var conn atomic.Pointer[watchedConn]
 	answer, err := c.ask(ctx, &conn)
 	o.Took = time.Since(begin)
 	if err != nil {
-		return c.silent(o, conn, err)
+		return c.silent(o, conn.Load(), err)
 	}
 	c.describe(&o, answer)
 	c.meets(&o, answer)
@@ -83,7 +84,7 @@ type page struct {
 
 // ask sends the request. No redirect is followed, no proxy is asked, nothing
 // is unpacked.
-func (c *httpCheck) ask(ctx context.Context, conn **watchedConn) (page, error) {
+func (c *httpCheck) ask(ctx context.Context, conn *atomic.Pointer[watchedConn]) (page, error) {
 	scheme := "http"
 	if c.tls {
 		scheme = "https"
@@ -111,8 +112,9 @@ func (c *httpCheck) ask(ctx context.Context, conn **watchedConn) (page, error) {
 			if err != nil {
 				return nil, err
 			}
-			*conn = &watchedConn{Conn: raw}
-			return *conn, nil
+			watched := &watchedConn{Conn: raw}
+			conn.Store(watched)
+			return watched, nil
 		},
 	}
 	if c.h2c {
@@ -174,14 +176,18 @@ func connect(ctx context.Context, dial DialFunc, network, address string, proxy 
 // watchedConn notes whether the server said anything before it closed.
 type watchedConn struct {
 	net.Conn
-	got bool
-	eof bool
+	got atomic.Bool
+	eof atomic.Bool
 }
 
 func (c *watchedConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
-	c.got = c.got || n > 0
-	c.eof = c.eof || errors.Is(err, io.EOF)
+	if n > 0 {
+		c.got.Store(true)
+	}
+	if errors.Is(err, io.EOF) {
+		c.eof.Store(true)
+	}
 	return n, err
 }
 
@@ -204,7 +210,7 @@ func (c *httpCheck) silent(o Observation, conn *watchedConn, err error) Observat
 	case errors.As(err, &op) && op.Op == "remote error":
 		o.Values["status"] = statusAlert
 		o.Detail = c.where() + " refuses the TLS handshake"
-	case conn != nil && conn.eof && !conn.got:
+	case conn != nil && conn.eof.Load() && !conn.got.Load():
 		o.Values["status"] = statusClosed
 		o.Detail = c.where() + " closes the connection without an answer"
 	default:
@@ -287,6 +293,8 @@ func (c *httpCheck) describe(o *Observation, p page) {
 	v["limit_ms"] = strconv.FormatInt(max(floor, slowFactor*o.Took).Milliseconds(), 10)
 	o.Detail = fmt.Sprintf("%s answers %d, %s, in %s", c.where(), p.StatusCode, size(p), o.Took.Round(time.Millisecond))
 	o.OK = p.StatusCode < 500
+	// RFC 9110, 15.6.4: "temporarily", as said by what is still starting.
+	o.Pending = p.StatusCode == http.StatusServiceUnavailable
 }
 
 func size(p page) string {
@@ -303,6 +311,7 @@ func (c *httpCheck) meets(o *Observation, p page) {
 		o.Values["expected"] = "yes"
 		o.OK = true
 	}
+	defer func() { o.Pending = o.Pending && !o.OK }()
 	switch {
 	case e.status != 0 && p.StatusCode != e.status:
 		o.OK = false

@@ -57,7 +57,8 @@ type logCheck struct {
 	skipped int64
 	counts  map[string]int
 	classes []string // of what fails
-	last    string   // the last line that fails
+	worst   string   // the first line that fails: the others follow from it
+	fatal   int      // how many fail
 	lastErr string   // the last line of level error
 }
 
@@ -85,7 +86,7 @@ func (c *logCheck) reset() {
 		c.file.Close()
 	}
 	c.file, c.inode, c.offset, c.partial, c.skipped = nil, 0, 0, nil, 0
-	c.counts, c.classes, c.last, c.lastErr = map[string]int{}, nil, "", ""
+	c.counts, c.classes, c.worst, c.lastErr, c.fatal = map[string]int{}, nil, "", "", 0
 }
 
 func (c *logCheck) since(m Mark) {
@@ -161,7 +162,10 @@ func (c *logCheck) Run(ctx context.Context) Observation {
 	if len(c.classes) > 0 {
 		o.OK, o.Final = false, true
 		o.Values["classes"] = strings.Join(c.classes, "\n")
-		o.Detail = c.last
+		o.Detail = c.worst
+		if c.fatal > 1 {
+			o.Detail += fmt.Sprintf(" (and %d more)", c.fatal-1)
+		}
 	}
 	if c.skipped > 0 {
 		o.Detail = joinDetail(o.Detail, fmt.Sprintf("%d bytes were passed over", c.skipped))
@@ -336,7 +340,9 @@ func (c *logCheck) line(s string) {
 		c.lastErr = event.Clean(message, 300)
 	case level != "emerg" && level != "alert" && level != "crit", harmless(level, message):
 	default:
-		c.last = event.Clean("["+level+"] "+message, 300)
+		if c.fatal++; c.worst == "" {
+			c.worst = event.Clean("["+level+"] "+message, 300)
+		}
 		if class := level + " " + classOf(message); len(c.classes) < maxClasses && !slices.Contains(c.classes, class) {
 			c.classes = append(c.classes, class)
 		}

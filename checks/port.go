@@ -70,9 +70,10 @@ func (c *portCheck) Run(ctx context.Context) Observation {
 	switch {
 	case len(foreign) > 0:
 		o.Detail = some(strangers)
-		o.Pending = true // its holder may be on its way out
 	case len(missing) > 0:
-		o.Pending = true
+		// Servers open all their sockets before they serve: what is still
+		// missing beside others does not come.
+		o.Pending = len(mine) == 0
 		o.Detail = "the server does not listen on " + some(missing)
 	case len(mine) == 0:
 		o.Detail = "the server listens on nothing"

@@ -281,36 +281,62 @@ func (w *watch) take(s *checkState, o seen) error {
 		s.good++
 		s.bad = 0
 		s.absent = time.Time{}
+		if w.tooOften(s) {
+			r.Verdict = Unhealthy
+			r.Detail = fmt.Sprintf("%d of %d looks failed, the last: %s", s.soakFailed, s.soakLooks, s.lastFail)
+			return w.failed(s)
+		}
 		return nil
 	}
 	r.Failed++
 	s.good = 0
 	s.bad++
 	s.lastFail = r.Detail
+	if inSoak {
+		s.soakFailed++
+	}
 	if !o.Absent {
 		s.absent = time.Time{}
 	} else if s.absent.IsZero() {
 		s.absent = o.began
-	} else if time.Since(s.absent) >= w.policy.Absent {
-		return w.failed(s)
 	}
-	if o.Final {
+	switch {
+	case o.Final,
+		!s.absent.IsZero() && time.Since(s.absent) >= w.policy.Absent,
+		inSoak && s.bad >= w.failAfter(s),
+		w.tooOften(s):
 		return w.failed(s)
-	}
-	if inSoak {
-		s.soakFailed++
-		after, share := w.policy.FailAfter, w.policy.FailShare
-		if b := s.before; b != nil && b.Failed > 0 && b.Observation.OK {
-			// It failed now and then before, too.
-			after *= 2
-			share = max(share, 0.3+float64(b.Failed)/float64(b.Looks))
-		}
-		if s.bad >= after || (s.soakLooks >= 10 && float64(s.soakFailed) > share*float64(s.soakLooks)) {
-			return w.failed(s)
-		}
 	}
 	return nil
 }
+
+// failAfter and failShare are the policy's, and more patient with what failed
+// now and then before, too.
+func (w *watch) failAfter(s *checkState) int {
+	if s.unsteady() {
+		return 2 * w.policy.FailAfter
+	}
+	return w.policy.FailAfter
+}
+
+func (w *watch) failShare(s *checkState) float64 {
+	if s.unsteady() {
+		return max(w.policy.FailShare, 0.3+float64(s.before.Failed)/float64(s.before.Looks))
+	}
+	return w.policy.FailShare
+}
+
+func (s *checkState) unsteady() bool {
+	return s.before != nil && s.before.Failed > 0 && s.before.Observation.OK
+}
+
+// tooOften reports whether too many looks of the soak have failed; fewer than
+// minShare tell nothing.
+func (w *watch) tooOften(s *checkState) bool {
+	return s.soakLooks >= minShare && float64(s.soakFailed) > w.failShare(s)*float64(s.soakLooks)
+}
+
+const minShare = 10
 
 // same watches what must not change. While a server starts it may hand over
 // from one process to the next once or twice, as daemons do.
@@ -337,7 +363,7 @@ func (w *watch) same(s *checkState, o seen, inSoak bool) error {
 
 // starting ends the start: with the soak, or with an error.
 func (w *watch) starting() error {
-	all, wrong := true, true
+	all, wrong := true, false
 	var worst *checkState
 	for _, s := range w.states {
 		passed := s.good >= w.policy.Passes
@@ -349,12 +375,10 @@ func (w *watch) starting() error {
 			continue
 		}
 		all = false
-		if s.result.Looks == 0 || s.result.Verdict != Unhealthy || s.result.Observation.Pending {
-			wrong = false
-		}
-		if worst == nil || (s.result.Verdict == Unhealthy && worst.result.Verdict != Unhealthy) {
+		if worst == nil || (s.rank() > worst.rank()) {
 			worst = s
 		}
+		wrong = wrong || s.rank() == 2
 	}
 	switch {
 	case all:
@@ -379,6 +403,17 @@ func (w *watch) starting() error {
 	return nil
 }
 
+// rank orders checks that do not pass: 2 is wrong, 1 may come yet, 0 is unknown.
+func (s *checkState) rank() int {
+	switch {
+	case s.result.Looks == 0 || s.result.Verdict != Unhealthy:
+		return 0
+	case s.result.Observation.Pending:
+		return 1
+	}
+	return 2
+}
+
 // soaked reports whether the soak is over and every check was seen well in it.
 func (w *watch) soaked() bool {
 	if time.Since(w.soak) < w.policy.Soak {
@@ -389,7 +424,7 @@ func (w *watch) soaked() bool {
 			return false
 		}
 		// Too few looks to tell a transient failure from a frequent one.
-		if s.soakLooks < 10 && float64(s.soakFailed) > w.policy.FailShare*float64(s.soakLooks) {
+		if s.soakLooks < minShare && float64(s.soakFailed) > w.failShare(s)*float64(s.soakLooks) {
 			return false
 		}
 	}

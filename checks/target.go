@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/jailup/jailup/internal/webconf"
@@ -170,7 +171,11 @@ func Standard(t Target, user Config) (*Set, error) {
 func (t *Target) network(set *Set) []Check {
 	var list []Check
 	flags := map[string]webconf.Listen{}
-	for _, l := range t.Listens {
+	own := slices.Clone(t.Listens)
+	for _, v := range t.VHosts {
+		own = append(own, v.Listens...)
+	}
+	for _, l := range own {
 		f, ok := flags[l.String()]
 		if ok {
 			l.SSL, l.HTTP2, l.ProxyProtocol = l.SSL || f.SSL, l.HTTP2 || f.HTTP2, l.ProxyProtocol || f.ProxyProtocol
