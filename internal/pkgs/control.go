@@ -95,8 +95,8 @@ func lower(c byte) byte {
 // one after another, without holding more than one. It stops at the first error
 // of fn and returns that as it is. An input without any paragraph is no error.
 //
-// The grammar is that of Debian Policy 5.1: a line of nothing but spaces and
-// tabs ends a paragraph, a line that starts with either continues a value, a
+// The grammar is that of Debian Policy 5.1: a line of nothing but white space
+// ends a paragraph, a line that starts with either continues a value, a
 // field occurs once in a paragraph. What breaks it, and NUL bytes, are refused
 // with the number of the line.
 func ReadParagraphs(r io.Reader, max Limits, fn func(Paragraph) error) error {
@@ -302,7 +302,7 @@ func (p *paragraphReader) flush() error {
 
 func blank(line []byte) bool {
 	for _, c := range line {
-		if c != ' ' && c != '\t' {
+		if c != ' ' && c != '\t' && c != '\r' {
 			return false
 		}
 	}

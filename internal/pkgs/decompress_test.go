@@ -268,20 +268,20 @@ func TestXZWithoutCheckIsRefused(t *testing.T) {
 
 func TestBombs(t *testing.T) {
 	for _, format := range []Format{Gzip, XZ, Zstd} {
-		bomb := pack(t, format, make([]byte, 64<<20))
+		bomb := pack(t, format, make([]byte, 16<<20))
 		require.Less(t, len(bomb), 100_000)
 		var err error
 		var n int64
 		got := allocated(func() {
 			var z io.ReadCloser
-			z, err = Decompress(bytes.NewReader(bomb), format, Limits{Output: 32 << 20})
+			z, err = Decompress(bytes.NewReader(bomb), format, Limits{Output: 8 << 20})
 			require.NoError(t, err)
 			n, err = io.Copy(io.Discard, z)
 			z.Close()
 		})
-		require.ErrorContains(t, err, "more than 33554432 bytes")
-		require.LessOrEqual(t, n, int64(32<<20))
-		require.Less(t, got, int64(40<<20), format)
+		require.ErrorContains(t, err, "more than 8388608 bytes")
+		require.LessOrEqual(t, n, int64(8<<20))
+		require.Less(t, got, int64(24<<20), format)
 		_, err = unpack(bomb, format, Limits{Ratio: 50})
 		require.ErrorContains(t, err, "more than 50 times")
 		_, err = unpack(bomb, format, Limits{Ratio: 1 << 20})

@@ -87,10 +87,11 @@ func (v Version) Compare(w Version) int {
 	return 0
 }
 
-// String returns the version as Debian writes it, without an epoch of 0.
+// String returns the version as Debian writes it, without an epoch of 0 unless
+// a colon in the upstream part would be taken for its end.
 func (v Version) String() string {
 	s := v.Upstream
-	if v.Epoch > 0 {
+	if v.Epoch > 0 || strings.IndexByte(s, ':') >= 0 {
 		s = strconv.FormatUint(uint64(v.Epoch), 10) + ":" + s
 	}
 	if v.Revision != "" {

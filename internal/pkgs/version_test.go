@@ -24,6 +24,7 @@ func TestParseVersion(t *testing.T) {
 		"2147483647:1":      {2147483647, "1", ""},
 		"1.0~rc1":           {0, "1.0~rc1", ""},
 		"1-~~":              {0, "1", "~~"},
+		"0:0:":              {0, "0:", ""},
 	} {
 		got, err := ParseVersion(s)
 		require.NoError(t, err, s)
