@@ -244,7 +244,7 @@ func TestDeepTree(t *testing.T) {
 		name   string
 		length int
 		levels int
-	}{{"short", 1, 10000}, {"long", 200, 3000}} {
+	}{{"short", 1, 10000}, {"long", 200, 1000}} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := lab.ShmDir(t)
 			src := filepath.Join(dir, "jail")
@@ -271,20 +271,26 @@ func TestDeepTree(t *testing.T) {
 			env := copyEnv(t, dir)
 			ctx := context.Background()
 			start := time.Now()
+			lap := func(what string) { t.Logf("%s: %v", what, time.Since(start)) }
 			p, err := env.Store.Begin(ctx, root, "one", backup.CopyOptions{})
+			lap("begin")
 			require.NoError(t, err)
 			require.NoError(t, unix.Mkdirat(fd, "late", 0o700))
 			changed, err := p.Settle(ctx, root)
+			lap("settle")
 			require.NoError(t, err)
 			require.NotZero(t, changed.Copied)
 			s, err := p.Seal(ctx, backup.Meta{})
 			require.NoError(t, err)
 			defer s.Close()
+			lap("seal")
 			require.Equal(t, 3*c.levels+2, s.Meta().Entries)
 			bad, err := s.Verify(ctx)
 			require.NoError(t, err)
 			require.Empty(t, bad)
+			lap("verify")
 			diff, err := s.DiffJail(ctx, root)
+			lap("diff")
 			require.NoError(t, err)
 			require.Empty(t, diff)
 			n := 0
@@ -296,9 +302,11 @@ func TestDeepTree(t *testing.T) {
 			var st unix.Stat_t
 			require.NoError(t, unix.Stat(filepath.Join(env.Snapshots, "one", "manifest.jsonl"), &st))
 			require.Less(t, st.Size, int64(100<<20))
+			lap("list")
 			require.NoError(t, s.Restore(ctx, filepath.Join(dir, "restored")))
+			lap("restore")
 			require.NoError(t, env.Store.Remove(ctx, "one"))
-			t.Logf("%d levels: %v", c.levels, time.Since(start))
+			lap("remove")
 		})
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -143,7 +144,7 @@ func (e *engine) run(root *dir, workers int) error {
 	if err != nil {
 		return err
 	}
-	top := newHandle(fd)
+	top := newHandle(root, fd)
 	defer e.drop(top)
 	if e.dst >= 0 {
 		if fd, err = openDir(e.dst, ""); err != nil {
@@ -264,7 +265,7 @@ func (w *worker) directory(u unit) error {
 		}
 		return fmt.Errorf("cannot read %s: %w", show(d.path()+"/"), err)
 	}
-	h := newHandle(src)
+	h := newHandle(d, src)
 	k := &work{d: d, h: h, rel: u.rel, at: u.at, fresh: !d.known, remeta: true}
 	k.left.Store(1)
 	if e.ex != nil {
@@ -438,26 +439,30 @@ func (k *work) dst() int { return int(k.h.dst.Load()) }
 
 func (k *work) show(name string) string { return show(k.d.path() + "/" + name) }
 
-// openDst opens the copy's directory: next to the source's where the anchor has
-// one, else from the copy's root.
+// openDst opens the copy's directory from the copy of the anchor, which is
+// opened by its whole path if it was not needed before.
 func (k *work) openDst(e *engine) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.h.dst.Load() >= 0 {
 		return nil
 	}
-	from, rel := e.dst, ""
-	if p := k.d.path(); p != "" {
-		rel = p[1:]
+	if k.at.dst.Load() < 0 {
+		fd, err := openDir(e.dst, strings.TrimPrefix(k.at.d.path(), "/"))
+		if err != nil {
+			return fmt.Errorf("cannot open the copy of %s: %w", show(k.at.d.path()+"/"), err)
+		}
+		if !k.at.dst.CompareAndSwap(-1, int32(fd)) {
+			unix.Close(fd)
+		}
 	}
-	if dst := k.at.dst.Load(); dst >= 0 {
-		from, rel = int(dst), k.rel
-	}
-	fd, err := openDir(from, rel)
+	fd, err := openDir(int(k.at.dst.Load()), k.rel)
 	if err != nil {
 		return fmt.Errorf("cannot open the copy of %s: %w", show(k.d.path()+"/"), err)
 	}
-	k.h.dst.Store(int32(fd))
+	if !k.h.dst.CompareAndSwap(-1, int32(fd)) {
+		unix.Close(fd) // a child has opened it
+	}
 	return nil
 }
 

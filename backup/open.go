@@ -91,14 +91,15 @@ func gone(err error) bool {
 // handle is an open directory of the source and its copy, shared by whoever
 // still opens something from it.
 type handle struct {
+	d      *dir
 	src    int
 	dst    atomic.Int32 // -1 until it is needed, and where nothing is copied
 	refs   atomic.Int32
 	anchor bool
 }
 
-func newHandle(src int) *handle {
-	h := &handle{src: src}
+func newHandle(d *dir, src int) *handle {
+	h := &handle{d: d, src: src}
 	h.dst.Store(-1)
 	h.refs.Store(1)
 	return h
