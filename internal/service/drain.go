@@ -100,7 +100,7 @@ func (d *drain) close() {
 func (d *drain) strangers(t *table) map[int]bool {
 	s := make(map[int]bool, len(t.byPID))
 	for pid, p := range t.byPID {
-		if d.members[p.key()] == nil {
+		if !p.ending && d.members[p.key()] == nil {
 			s[pid] = true
 		}
 	}

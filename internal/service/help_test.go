@@ -67,12 +67,11 @@ func nginxJail(t testing.TB, conf string, opts ...Option) (*lab.Jail, *ProcessCo
 
 func logTo(t testing.TB) Option { return Log(func(s string) { t.Log(s) }) }
 
+// actorDir is where the actor is built, once, by the first test that needs it.
+var actorDir string
+
 var actorBinary = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "actor-")
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(dir, "actor")
+	path := filepath.Join(actorDir, "actor")
 	cmd := exec.Command("go", "build", "-o", path, "./testdata/actor")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -82,10 +81,14 @@ var actorBinary = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
-	code := m.Run()
-	if path, err := actorBinary(); err == nil {
-		os.RemoveAll(filepath.Dir(path))
+	dir, err := os.MkdirTemp("", "actor-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
+	actorDir = dir
+	code := m.Run()
+	os.RemoveAll(dir)
 	os.Exit(code)
 }
 

@@ -250,7 +250,7 @@ func (d *drain) killGroups(t *table) {
 	for pgid, fd := range d.groups {
 		foreign := false
 		for _, p := range t.byPID {
-			if p.PGID == pgid && d.members[p.key()] == nil {
+			if p.PGID == pgid && !p.ending && d.members[p.key()] == nil {
 				foreign = true
 			}
 		}

@@ -126,14 +126,14 @@ func second(t *testing.T, j *lab.Jail, pidFile string) (port, pid int) {
 	conf := fmt.Sprintf(`user www-data; pid %s; error_log /var/log/nginx/second.log; events {}
 http { access_log off; server { listen 127.0.0.1:%d; root /srv/www; } }`, pidFile, port)
 	require.NoError(t, os.WriteFile(filepath.Join(j.Dir, "etc/nginx/second.conf"), []byte(conf), 0o644))
-	chrooted(t, j.Dir, "/usr/sbin/nginx", "-c", "/etc/nginx/second.conf")
+	cmd := chrooted(t, j.Dir, "/usr/sbin/nginx", "-c", "/etc/nginx/second.conf")
 	lab.Eventually(t, 10*time.Second, "the second nginx is up", func() bool {
 		b, err := os.ReadFile(filepath.Join(j.Dir, pidFile))
 		if err != nil {
 			return false
 		}
 		pid, err = strconv.Atoi(strings.TrimSpace(string(b)))
-		return err == nil && answers(port)
+		return err == nil && !alive(cmd.Process.Pid) && answers(port)
 	})
 	return port, pid
 }
