@@ -39,7 +39,7 @@ help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
 
 build: ## make ./jailup, one static file
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o jailup ./cmd/jailup
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.stamp=$(VERSION)' -o jailup ./cmd/jailup
 
 # Without root: what needs none runs as the user and the rest is skipped by
 # name; then the same once more as root.
