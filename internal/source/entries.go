@@ -145,6 +145,10 @@ func (p *sourcesParser) oneLine(data []byte) error {
 		default:
 			return p.fail(n, "the type is %q, not deb or deb-src", f[0])
 		}
+		if len(rest) > 0 && strings.HasPrefix(rest[0], "cdrom:") { // may hold blanks, in brackets
+			p.notices = append(p.notices, Notice{fmt.Sprintf("%s line %d", p.file, n), "passed over: the method cdrom is not supported"})
+			continue
+		}
 		if len(rest) < 2 {
 			return p.fail(n, "URI or suite is missing")
 		}
