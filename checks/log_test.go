@@ -232,3 +232,25 @@ func TestMarkSurvivesJSON(t *testing.T) {
 	set.Since(nil) // no mark: all of it is new
 	require.False(t, l.look().OK)
 }
+
+func FuzzLog(f *testing.F) {
+	for _, s := range []string{lineError, lineEmerg, lineCrit, lineBot, "2024/05/06 07:08:09 [alert] 1#1: \x1b]0;x\x07\u202e"} {
+		f.Add([]byte(s), 7)
+	}
+	f.Fuzz(func(t *testing.T, text []byte, cut int) {
+		whole, parts := &logCheck{}, &logCheck{}
+		whole.reset()
+		parts.reset()
+		whole.lines(text)
+		cut = min(max(cut, 0), len(text))
+		parts.lines(text[:cut])
+		parts.lines(text[cut:])
+		require.Equal(t, whole.counts, parts.counts)
+		require.Equal(t, whole.worst, parts.worst)
+		for _, s := range append(whole.classes, whole.worst, whole.lastErr) {
+			for _, r := range s {
+				require.False(t, r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0, "%q", s)
+			}
+		}
+	})
+}

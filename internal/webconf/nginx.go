@@ -23,14 +23,16 @@ type VHost struct {
 	Line   int      `json:"line"`
 }
 
+const hostChars = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.*"
+
 // HostName returns a name under which the server can be asked: the first of
 // its names that is a plain host name. A wildcard is filled in; regular
 // expressions and the catch-all names give none, "" if nothing is left.
 func (v VHost) HostName() string {
 	for _, name := range v.Names {
 		switch {
-		case name == "" || name == "_" || name[0] == '~' || strings.ContainsAny(name, "$ \t/\\"):
-			continue
+		case name == "" || name == "_" || strings.Trim(name, hostChars) != "":
+			continue // regular expressions and variables among them
 		case strings.HasPrefix(name, "*."):
 			name = "www" + name[1:]
 		case strings.HasPrefix(name, "."):

@@ -338,7 +338,7 @@ func TestHostName(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ names, want string }{
 		{"", ""}, {"_", ""}, {"a.example b.example", "a.example"}, {"~^(.*)$ b.example", "b.example"}, {".a.example", "a.example"},
-		{"*.a.example", "www.a.example"}, {"mail.*", "mail.invalid"}, {"$hostname", ""}, {"a/b c.example", "c.example"},
+		{"*.a.example", "www.a.example"}, {"mail.*", "mail.invalid"}, {"$hostname", ""}, {"a/b c.example", "c.example"}, {"\x1b[2J", ""}, {"a:b", ""},
 	} {
 		require.Equal(t, c.want, VHost{Names: strings.Fields(c.names)}.HostName(), c.names)
 	}
