@@ -83,6 +83,8 @@ type Env struct {
 	StoreDir string
 	Events   *event.Stream
 	Options  Options
+	// Argv is how the server was started before the run, known in a recovery.
+	Argv []string
 	// Scratch is the folder of a run that changes nothing; see Look.
 	Scratch string
 	// Guard starts the guardian; nil where the process is one itself.

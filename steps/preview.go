@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/jailup/jailup/internal/changeset"
 	"github.com/jailup/jailup/internal/fileset"
@@ -78,20 +79,21 @@ func Look(ctx context.Context, e *Env) (*Preview, error) {
 	p := &Preview{Schema: 1, Server: e.Recipe.Name, Jail: e.Root.Path(), State: e.Recipe.State, Running: server.Running()}
 	for _, s := range []Step{&resolve{e}, &fetch{e}, &stage{e}, &rehearse{e}} {
 		e.Events.StepStart(s.Name())
+		began := time.Now()
 		if err := s.Do(ctx, run); errors.Is(err, ErrCurrent) {
 			p.Current = true
 			break
 		} else if err != nil {
 			return nil, err
 		}
-		e.Events.StepDone(s.Name(), 0, "")
+		e.Events.StepDone(s.Name(), time.Since(began), "")
 	}
 	p.From, p.To, p.Target = run.Facts.From, run.Facts.To, run.Facts.Target
 	if p.Current {
 		return p, nil
 	}
 	for _, pkg := range e.target.Packages {
-		p.Packages = append(p.Packages, PlannedPackage{Name: pkg.Package, From: e.sel.From[pkg.Package], Version: pkg.Version, SHA256: pkg.SHA256, Size: pkg.Size, Origin: pkg.Origin})
+		p.Packages = append(p.Packages, PlannedPackage{Name: pkg.Package, From: run.Facts.From[pkg.Package], Version: pkg.Version, SHA256: pkg.SHA256, Size: pkg.Size, Origin: pkg.Origin})
 		p.Download += pkg.Size
 	}
 	for _, op := range e.set.Ops {

@@ -171,6 +171,9 @@ func Recover(ctx context.Context, e *Env) Outcome {
 	if !rec.Open() {
 		return Outcome{Result: event.Recovered}
 	}
+	if f, err := FactsOf(rec); err == nil {
+		e.Argv = f.Argv
+	}
 	var plan Plan
 	switch rec.Plan {
 	case "upgrade":

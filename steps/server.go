@@ -18,16 +18,20 @@ import (
 
 // flags are the options of a server's command line that take a value.
 var flags = map[string][]service.Flag{
-	"nginx": {{Name: "-c", Instance: true}, {Name: "-p", Instance: true}, {Name: "-e"}, {Name: "-g"}, {Name: "-s"}},
+	"nginx": {{Name: "-c", Instance: true, Default: "/etc/nginx/nginx.conf"}, {Name: "-p", Instance: true, Default: "/usr/share/nginx"}, {Name: "-e"}, {Name: "-g"}},
 }
 
 func (e *Env) spec() service.Spec {
 	r := e.Recipe
-	return service.Spec{
+	spec := service.Spec{
 		Name: r.Name, Executables: r.Executables, Start: r.Service.Start, PIDFiles: r.Service.PIDFiles,
-		Flags: flags[r.Configuration.Reader], OneShot: []string{"-t", "-T", "-v", "-V"},
+		Flags: flags[r.Configuration.Reader], OneShot: []string{"-t", "-T", "-v", "-V", "-s", "-h", "-?"},
 		Quit: unix.SignalNum(r.Service.Quit), Term: unix.SignalNum(r.Service.Term), Reload: unix.SignalNum(r.Service.Reload),
 	}
+	if len(e.Argv) > 0 {
+		spec.Start, spec.Exact = e.Argv, true
+	}
+	return spec
 }
 
 // extraExes are the executables that lie in the stage while they are exchanged:

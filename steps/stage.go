@@ -93,10 +93,10 @@ func (e *Env) versions() (from, to map[string]string) {
 			continue
 		}
 		to[f.Package] = e.sel.Manifest.Packages[f.Package]
-		if v, ok := e.sel.From[f.Package]; ok {
-			from[f.Package] = v
-		} else if e.old != nil && e.old.Packages[f.Package] != "" {
+		if e.old != nil && e.old.Packages[f.Package] != "" {
 			from[f.Package] = e.old.Packages[f.Package]
+		} else if v, ok := e.sel.From[f.Package]; ok {
+			from[f.Package] = v
 		}
 	}
 	return from, to

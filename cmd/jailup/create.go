@@ -95,5 +95,5 @@ func (a *app) createWith(ctx context.Context, s *session) error {
 	if err := m.Save(s.stateDir()); err != nil {
 		return s.fail(err)
 	}
-	return s.finish(nil, steps.Outcome{Result: event.Created, Facts: steps.Facts{To: m.Packages}})
+	return s.finish(nil, steps.Outcome{Result: event.Created, Facts: steps.Facts{To: m.Holds()}})
 }

@@ -222,8 +222,27 @@ func (s *space) run() error {
 				}
 			}
 		}
+	} else if !s.main.obj.Static {
+		s.host()
 	}
 	return s.drain()
+}
+
+// host stands for the program that loads a library which is looked at alone: it
+// has the machine's ld.so loaded, also where that lies in no directory of its
+// own (Debian's does not search /lib64).
+func (s *space) host() {
+	for _, name := range abiOf(s.main.obj).interps {
+		at, err := s.r.resolve(name)
+		if err != nil {
+			continue
+		}
+		if h, err := s.verifyInterp(at); err == nil && s.byPath[h.Path] == nil {
+			s.add(&node{obj: h, opened: name, loader: s.main})
+			s.hops(at)
+			return
+		}
+	}
 }
 
 // interpreter is opened by the kernel, by the path in the program.

@@ -63,6 +63,7 @@ type selector struct {
 	wants   map[string]changeset.Want // by path in the jail
 	staged  map[string]bool           // stage names that are in use
 	files   map[string]manifest.File
+	copied  map[string]bool // what links lead to, where the jail holds copies in the links' places
 	mtimeNS int64
 }
 
@@ -79,6 +80,7 @@ func Select(ctx context.Context, in Input, mtimeNS int64) (*Selection, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.findCopies(needed)
 	for _, n := range in.World.sorted() {
 		if err := s.node(n, needed[n.Path]); err != nil {
 			return nil, err
@@ -90,6 +92,26 @@ func Select(ctx context.Context, in Input, mtimeNS int64) (*Selection, error) {
 	s.obsolete()
 	s.finish()
 	return s.out, nil
+}
+
+// findCopies finds the targets of links in whose places the jail has plain files,
+// as cp leaves them.
+func (s *selector) findCopies(needed map[string]bool) {
+	s.copied = map[string]bool{}
+	for _, n := range s.in.World.sorted() {
+		if !needed[n.Path] || n.State.Link == "" {
+			continue
+		}
+		places := s.layout.Existing(n.Path)
+		plain := len(places) > 0
+		for _, p := range places {
+			info, err := s.in.Root.Lstat(p)
+			plain = plain && err == nil && info.IsRegular()
+		}
+		if _, target, err := s.in.World.resolve(n.Path, true); err == nil && target != nil && plain {
+			s.copied[target.Path] = true
+		}
+	}
 }
 
 // closure computes what the wanted executables, modules and run-time files need,
@@ -176,6 +198,8 @@ func (s *selector) node(n *Node, needed bool) error {
 		return nil
 	case n.Conf || n.Owned && strings.HasPrefix(n.Path, "/etc/"):
 		return s.conf(n)
+	case needed && s.copied[n.Path] && !s.present(n):
+		return nil // the jail holds its content under the link's name
 	case exec, needed, n.Owned && s.wantsOwned(n), runtime && s.whole(), s.present(n), s.in.World.extra(n.Path):
 		return s.place(n, exec)
 	}

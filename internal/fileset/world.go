@@ -83,7 +83,7 @@ func (w *World) Unpack(deb *pkgs.Deb, r *recipes.Recipe) error {
 			w.ca[p] = data
 			return err
 		}
-		if recipes.Match(r.Exclude, p) {
+		if recipes.Match(r.Exclude, p) || e.Type == pkgs.TypeDir && recipes.Match(r.Exclude, p+"/x") {
 			return nil
 		}
 		n := &Node{Path: p, Shipped: path.Clean(e.Path), Package: control.Package, Owned: owned, Conf: owned && conf[path.Clean(e.Path)]}

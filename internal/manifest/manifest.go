@@ -113,3 +113,14 @@ func Remove(dir string) error {
 	}
 	return sys.FsyncDir(int(d.Fd()))
 }
+
+// Holds returns the packages of which the jail holds files, with their versions.
+func (m *Manifest) Holds() map[string]string {
+	out := map[string]string{}
+	for _, f := range m.Files {
+		if f.Package != "" {
+			out[f.Package] = m.Packages[f.Package]
+		}
+	}
+	return out
+}

@@ -1,0 +1,58 @@
+package steps
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/jailup/jailup/checks"
+	"github.com/jailup/jailup/internal/event"
+)
+
+// Check looks at the server now and judges it by itself, without a baseline. The
+// error is ErrUnhealthy where it is not well or down; any other error means that
+// it could not be looked at.
+func Check(ctx context.Context, e *Env) (checks.Report, error) {
+	if err := CheckJail(e.Root, e.Recipe.Executables); err != nil {
+		return checks.Report{}, err
+	}
+	set, err := e.checkSet()
+	if err != nil {
+		return checks.Report{}, err
+	}
+	for _, n := range set.Notes() {
+		e.note(event.Info, n, "")
+	}
+	report := checks.Baseline(ctx, set.Checks())
+	if ctx.Err() != nil {
+		return report, fmt.Errorf("cannot check %s: %w", e.Recipe.Name, context.Cause(ctx))
+	}
+	for _, r := range report.Results {
+		e.Events.Check(r.Name, checkStatus(r.Verdict), r.Detail)
+	}
+	return report, e.verdict(report)
+}
+
+func (e *Env) verdict(report checks.Report) error {
+	jail := " --jail " + e.Root.Path()
+	if report.Down {
+		return fail(ErrUnhealthy, "start it with: jailup start "+e.Recipe.Name+jail, "%s is down", e.Recipe.Name)
+	}
+	if report.Healthy() {
+		return nil
+	}
+	var what []string
+	for _, r := range report.With(checks.Unhealthy) {
+		what = append(what, r.Name+": "+r.Detail)
+	}
+	if len(what) == 0 {
+		return fail(ErrUnhealthy, "", "%s may be well or not: no check could see anything", e.Recipe.Name)
+	}
+	more := ""
+	if len(what) > 3 {
+		more = fmt.Sprintf("; and %d more", len(what)-3)
+		what = what[:3]
+	}
+	return fail(ErrUnhealthy, "see its log, and what was done to it: jailup history"+jail,
+		"%s is not well: %s%s", e.Recipe.Name, strings.Join(what, "; "), more)
+}
