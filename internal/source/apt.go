@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -253,8 +252,7 @@ func (a *apt) originOf(e entry, r *release, f indexFile, order int) *origin {
 	if c, _, ok := strings.Cut(f.Name, "/binary-"); ok && !e.flat() {
 		name = strings.TrimSuffix(e.URI.Redacted(), "/") + " " + e.Suite + "/" + c
 	}
-	base := e.URI.String()
-	return &origin{name: name, suite: r.Suite, codename: r.Codename, priority: r.priority(), base: base, order: order}
+	return &origin{name: name, suite: r.Suite, codename: r.Codename, priority: r.priority(), base: e.open(), order: order}
 }
 
 // signed is a verified index and where it came from.
@@ -327,7 +325,13 @@ func (a *apt) load(ctx context.Context, e entry) (loaded, error) {
 		fresh = true
 		use = &signed{rel: rel}
 	}
-	if err := a.packages(ctx, e, use.rel, &out); err != nil {
+	err = a.packages(ctx, e, use.rel, &out)
+	if err != nil && fresh && cached != nil && errors.Is(err, ErrUnreachable) && cached.rel.checkExpiry(e, now) == nil {
+		note("the new index is not whole (%s): the cached one of %s is used", event.Clean(rootCause(err).Error(), 200), day(cached.rel.Date))
+		fresh, use, out.files = false, cached, nil
+		err = a.packages(ctx, e, use.rel, &out)
+	}
+	if err != nil {
 		switch {
 		case stale && errors.Is(err, ErrUnreachable):
 			return out, staleError(e, offered, use.rel.Date)
@@ -463,13 +467,12 @@ func cutLast(s, sep string) (before, after string, found bool) {
 
 // Fetch implements Source.
 func (a *apt) Fetch(ctx context.Context, list []Package, progress func(Progress)) (map[string]Blob, error) {
-	for _, p := range list {
-		u, err := url.Parse(p.URL)
-		if err != nil || !slices.ContainsFunc(a.entries, func(e entry) bool { return strings.HasPrefix(p.URL, e.URI.String()) && e.URI.Scheme == u.Scheme }) {
-			return nil, fail(ErrSources, p.String(), "it does not come from these sources (%s)", p.Origin)
-		}
-	}
 	return fetchAll(ctx, list, progress, a.fetch.o.Parallel, func(ctx context.Context, p Package, told func(int64)) (Blob, error) {
-		return a.fetch.file(ctx, want{name: p.String(), urls: []string{p.URL}, sha: p.SHA256, size: p.Size}, told)
+		i := slices.IndexFunc(a.entries, func(e entry) bool { return strings.HasPrefix(p.URL, e.open()) })
+		if i < 0 {
+			return Blob{}, fail(ErrSources, p.String(), "it does not come from these sources (%s)", event.Clean(p.Origin, 300))
+		}
+		from := a.entries[i].URI.String() + strings.TrimPrefix(p.URL, a.entries[i].open())
+		return a.fetch.file(ctx, want{name: p.String(), urls: []string{from}, sha: p.SHA256, size: p.Size}, told)
 	})
 }

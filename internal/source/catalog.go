@@ -121,8 +121,14 @@ func (c *catalog) parse(p Package) *candidate {
 		return all
 	}
 	for _, alts := range fields(p.PreDepends, p.Depends) {
-		alts = slices.DeleteFunc(alts, func(r pkgs.Relation) bool { return !c.ours(r) })
-		k.needs = append(k.needs, alts)
+		ours := make(pkgs.Alternatives, 0, len(alts))
+		for _, r := range alts {
+			if !c.ours(r) { // nothing in this index has such a name
+				r.Name, r.Arch = r.Name+":"+r.Arch, ""
+			}
+			ours = append(ours, r)
+		}
+		k.needs = append(k.needs, ours)
 	}
 	for _, alts := range fields(p.Conflicts, p.Breaks) {
 		for _, r := range alts {

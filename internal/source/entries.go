@@ -35,6 +35,13 @@ func (e entry) String() string {
 	return strings.TrimSuffix(e.URI.Redacted(), "/") + " " + e.Suite
 }
 
+// open is the URI without user and password: what may be shown and written down.
+func (e entry) open() string {
+	u := *e.URI
+	u.User = nil
+	return u.String()
+}
+
 func (e entry) flat() bool { return strings.HasSuffix(e.Suite, "/") }
 
 // dist is the URL of the folder that holds InRelease, with a slash.

@@ -54,12 +54,13 @@ func isMissing(err error) bool {
 }
 
 // retry runs try until it succeeds, fails for good, or has cost too much. try is
-// told how many attempts failed before it.
-func (f *fetcher) retry(ctx context.Context, try func(n int) (final bool, err error)) error {
+// told how long it may wait for the headers of its answers.
+func (f *fetcher) retry(ctx context.Context, try func(wait time.Duration) (final bool, err error)) error {
+	wait := f.o.Connect + f.o.Header
 	var lost time.Duration
 	for n := 0; ; n++ {
 		start := time.Now()
-		final, err := try(n)
+		final, err := try(wait)
 		if err == nil {
 			return nil
 		}
@@ -70,6 +71,7 @@ func (f *fetcher) retry(ctx context.Context, try func(n int) (final bool, err er
 		if final || n+1 >= f.o.Attempts || lost >= f.o.Lost {
 			return err
 		}
+		wait = max(f.o.Lost-lost, f.o.Lost/5)
 		pause := min(100*time.Millisecond<<n, f.o.Lost-lost)
 		select {
 		case <-ctx.Done():
@@ -108,14 +110,14 @@ func (f *fetcher) small(ctx context.Context, rawURL string, limit int64, etag, l
 		return small{data: data}, err
 	}
 	var got small
-	err = f.retry(ctx, func(int) (bool, error) {
-		got, err = f.trySmall(ctx, rawURL, limit, etag, lastModified)
+	err = f.retry(ctx, func(wait time.Duration) (bool, error) {
+		got, err = f.trySmall(ctx, wait, rawURL, limit, etag, lastModified)
 		return isFinal(err), err
 	})
 	return got, err
 }
 
-func (f *fetcher) trySmall(ctx context.Context, rawURL string, limit int64, etag, lastModified string) (small, error) {
+func (f *fetcher) trySmall(ctx context.Context, wait time.Duration, rawURL string, limit int64, etag, lastModified string) (small, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, rawURL, nil)
@@ -129,7 +131,7 @@ func (f *fetcher) trySmall(ctx context.Context, rawURL string, limit int64, etag
 	if lastModified != "" {
 		req.Header.Set("If-Modified-Since", lastModified)
 	}
-	g := &guard{client: f.client, o: f.o, size: -1, limit: limit, cancel: cancel}
+	g := &guard{client: f.client, o: f.o, size: -1, limit: limit, wait: wait, cancel: cancel}
 	resp, err := g.Do(req)
 	if err != nil {
 		return small{}, plainCause(ctx, err)
@@ -270,10 +272,10 @@ func (f *fetcher) fileFrom(ctx context.Context, rawURL string, w want, progress 
 	}
 	var blob Blob
 	resume, mismatches := true, 0
-	err = f.retry(ctx, func(n int) (bool, error) {
+	err = f.retry(ctx, func(wait time.Duration) (bool, error) {
 		var resumed bool
 		var err error
-		blob, resumed, err = f.download(ctx, rawURL, w, resume, progress)
+		blob, resumed, err = f.download(ctx, wait, rawURL, w, resume, progress)
 		switch {
 		case err == nil:
 			return true, nil
@@ -295,7 +297,7 @@ func (f *fetcher) fileFrom(ctx context.Context, rawURL string, w want, progress 
 }
 
 // download is one attempt. resumed tells whether it went on from a part.
-func (f *fetcher) download(ctx context.Context, rawURL string, w want, resume bool, progress func(int64)) (blob Blob, resumed bool, err error) {
+func (f *fetcher) download(ctx context.Context, wait time.Duration, rawURL string, w want, resume bool, progress func(int64)) (blob Blob, resumed bool, err error) {
 	dir, err := os.Open(filepath.Join(f.cache.dir, "partial"))
 	if err != nil {
 		return Blob{}, false, err
@@ -305,7 +307,7 @@ func (f *fetcher) download(ctx context.Context, rawURL string, w want, resume bo
 	if resumed, err = usablePart(int(dir.Fd()), w, resume); err != nil {
 		return Blob{}, false, err
 	}
-	if err := f.grab(ctx, rawURL, part, w, progress); err != nil {
+	if err := f.grab(ctx, wait, rawURL, part, w, progress); err != nil {
 		if errors.Is(err, ErrHash) || errors.Is(err, errNoRange) {
 			if err := f.cache.remove(part); err != nil {
 				return Blob{}, resumed, err
@@ -350,7 +352,7 @@ func usablePart(dirfd int, w want, resume bool) (bool, error) {
 }
 
 // grab has the grab library transfer the file, under guard.
-func (f *fetcher) grab(ctx context.Context, rawURL, part string, w want, progress func(int64)) error {
+func (f *fetcher) grab(ctx context.Context, wait time.Duration, rawURL, part string, w want, progress func(int64)) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	sum, err := hex.DecodeString(w.sha)
@@ -366,7 +368,7 @@ func (f *fetcher) grab(ctx context.Context, rawURL, part string, w want, progres
 	req.NoCreateDirectories = true
 	req.IgnoreRemoteTime = true
 	req.SetChecksum(sha256.New(), sum, false)
-	g := &guard{client: f.client, o: f.o, size: w.size, limit: w.size, cancel: cancel}
+	g := &guard{client: f.client, o: f.o, size: w.size, limit: w.size, wait: wait, cancel: cancel}
 	c := grab.Client{HTTPClient: g, UserAgent: "jailup", BufferSize: 128 << 10}
 	resp := c.Do(req)
 	tick := time.NewTicker(100 * time.Millisecond)

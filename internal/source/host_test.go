@@ -69,11 +69,14 @@ func TestHostIndexIsCheap(t *testing.T) {
 // TestAsAptChooses compares the resolver with apt's own on the archive of this
 // machine: the same index, nothing installed, no recommendations.
 func TestAsAptChooses(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes half a minute")
+	}
+	hostIndex(t)
+	start := time.Now().Add(-time.Second)
 	_, ix, cache := hostIndex(t)
-	lab.Need(t, "apt-get")
-	dir := t.TempDir()
-	conf := aptOn(t, dir, filepath.Join(cache, "quick"))
-	for _, name := range []string{"nginx", "apache2", "php-fpm", "nginx-full", "libapache2-mod-php", "redis-server"} {
+	conf := aptOn(t, t.TempDir(), filepath.Join(cache, "quick"), start)
+	for _, name := range []string{"nginx", "apache2", "php-fpm", "libapache2-mod-php"} {
 		if len(ix.Versions(name)) == 0 {
 			continue
 		}
@@ -101,14 +104,17 @@ func TestAsAptChooses(t *testing.T) {
 }
 
 // aptOn gives apt a private root whose only sources are the Packages files that
-// we have verified.
-func aptOn(t *testing.T, dir, quickDir string) (conf string) {
+// we have verified, those that were used since a time.
+func aptOn(t *testing.T, dir, quickDir string, since time.Time) (conf string) {
 	t.Helper()
 	copies, err := filepath.Glob(filepath.Join(quickDir, "*.zst"))
 	require.NoError(t, err)
 	require.NotEmpty(t, copies)
 	var sources strings.Builder
 	for i, c := range copies {
+		if fi, err := os.Stat(c); err != nil || fi.ModTime().Before(since) {
+			continue
+		}
 		repo := filepath.Join(dir, fmt.Sprint("repo", i))
 		require.NoError(t, os.Mkdir(repo, 0o755))
 		f, err := os.Open(c)

@@ -16,11 +16,11 @@ import (
 // HTTPOptions bounds what a mirror may cost. The zero value means the defaults,
 // under which a mirror that misbehaves is given up within 10 s.
 type HTTPOptions struct {
-	Connect   time.Duration // to connect, TLS included, default 4 s
-	Header    time.Duration // from the request to the end of the answer's header, default 4 s
+	Connect   time.Duration // to look up and connect, default 4 s
+	Header    time.Duration // from the request to the end of the answer's header, default 4 s; redirects included, an attempt has both together
 	Stall     time.Duration // in which MinRate bytes a second must come, default 4 s
 	MinRate   int64         // bytes a second, default 1024
-	Lost      time.Duration // spent on attempts that failed; then no more, default 7 s
+	Lost      time.Duration // spent on attempts that failed; then no more, default 5 s
 	Attempts  int           // for one file, default 4
 	Parallel  int           // downloads at once, default 4
 	Redirects int           // default 5
@@ -42,7 +42,7 @@ func (o HTTPOptions) withDefaults() HTTPOptions {
 	set(&o.Connect, 4*time.Second)
 	set(&o.Header, 4*time.Second)
 	set(&o.Stall, 4*time.Second)
-	set(&o.Lost, 7*time.Second)
+	set(&o.Lost, 5*time.Second)
 	if o.MinRate <= 0 {
 		o.MinRate = 1024
 	}
@@ -150,6 +150,8 @@ func (o HTTPOptions) addrs(ctx context.Context, host string) []netip.Addr {
 	if a, err := netip.ParseAddr(host); err == nil {
 		return []netip.Addr{a}
 	}
+	ctx, cancel := context.WithTimeout(ctx, o.Connect)
+	defer cancel()
 	list, _ := o.lookup(ctx, host)
 	return list
 }
@@ -191,8 +193,9 @@ func remoteAddr(c net.Conn) netip.Addr {
 type guard struct {
 	client *http.Client
 	o      HTTPOptions
-	size   int64 // of the whole file; below 0: unknown
-	limit  int64 // of an answer, in bytes
+	size   int64         // of the whole file; below 0: unknown
+	limit  int64         // of an answer, in bytes
+	wait   time.Duration // for the headers of all answers together
 	cancel context.CancelCauseFunc
 	read   atomic.Int64 // bytes so far
 }
@@ -200,7 +203,11 @@ type guard struct {
 // Do is the Do of http.Client.
 func (g *guard) Do(req *http.Request) (*http.Response, error) {
 	req.Header.Set("User-Agent", "jailup")
+	start := time.Now()
+	timer := time.AfterFunc(g.wait, func() { g.cancel(errNoAnswer) })
 	resp, err := g.client.Do(req)
+	timer.Stop()
+	g.wait -= time.Since(start)
 	if err != nil {
 		return nil, err
 	}

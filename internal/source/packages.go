@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
@@ -21,9 +22,9 @@ import (
 )
 
 const (
-	maxIndexText = 192 << 20 // kept of one index, in bytes of values
-	maxStanzas   = 400_000   // of one index
-	maxBad       = 100_000   // remembered of one index
+	maxIndexText = 96 << 20 // kept of one index, in bytes of values
+	maxStanzas   = 400_000  // of one index
+	maxBad       = 100_000  // remembered of one index
 )
 
 // readPackages reads a Packages file, and holds its unpacked size and digest
@@ -237,7 +238,11 @@ func (c *Cache) quickPath(plainSHA string) string {
 }
 
 func (c *Cache) openQuick(plainSHA string) (*os.File, error) {
-	return openFile(c.quickPath(plainSHA), unix.O_NOFOLLOW)
+	f, err := openFile(c.quickPath(plainSHA), unix.O_NOFOLLOW)
+	if err == nil {
+		_ = sys.Futimes(int(f.Fd()), time.Now().UnixNano()) // for Prune
+	}
+	return f, err
 }
 
 // quickCopy writes a quick copy. Whatever fails, there is just no copy: it

@@ -131,7 +131,7 @@ func TestResolve(t *testing.T) {
 		{name: "optional does not push the others aside", world: "a 2\na 1\nb 1 not: a (>= 2)", want: "a=2; ?b", got: "a=2", notes: "left out b"},
 		{name: "older version is told", world: "a 2 dep: gone\na 1", want: "a", got: "a=1", notes: "a 2 is passed over for 1: a 2 needs gone, and no source offers it"},
 		{name: "other architectures", world: "a 1 dep: b:any, c:native, d [arm64], e [amd64], f:amd64\nb 1\nc 1\ne 1\nf 1", want: "a", got: "a=1 b=1 c=1 e=1 f=1"},
-		{name: "dependency on another architecture", world: "a 1 dep: b:arm64\nb 1", want: "a", err: "a 1 needs"},
+		{name: "dependency on another architecture", world: "a 1 dep: b:arm64\nb 1", want: "a", err: "a 1 needs b:arm64, and no source offers it"},
 		{name: "conflict with another architecture", world: "a 1 not: b:arm64\nb 1", want: "a; b", got: "a=1 b=1"},
 		{name: "relations that cannot be read", world: "a 2 dep: b (=\na 1\nb 1", want: "a", got: "a=1", notes: "a 2 is passed over"},
 		{name: "self conflict", world: "a 2 not: a", want: "a", got: "a=2"},

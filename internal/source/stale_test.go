@@ -3,6 +3,7 @@ package source
 import (
 	"errors"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -282,4 +283,65 @@ func TestFileURIs(t *testing.T) {
 	mkfifo(t, filepath.Join(dir, "fifo/dists/test/InRelease"))
 	_, err := c.index(t)
 	require.ErrorIs(t, err, ErrUnreachable)
+}
+
+func TestNewIndexThatIsNotWhole(t *testing.T) {
+	t.Parallel()
+	g, older, newer := twoDays(t)
+	mirror := older.clone()
+	c := newClientDir(t, g, mirror.serve(t), "test", "good")
+	_, err := c.index(t)
+	require.NoError(t, err)
+	half := newer.clone()
+	delete(half.files, half.indexPath()+".xz")
+	mirror.become(half)
+	ix, err := c.index(t)
+	require.NoError(t, err)
+	require.Equal(t, "1.0-1", best(t, ix))
+	require.Contains(t, notices(ix), "not whole")
+	// That index was never used, so it is not what was seen last.
+	mirror.become(older)
+	ix, err = c.index(t)
+	require.NoError(t, err)
+	require.Empty(t, ix.Notices)
+}
+
+func TestMemoryNeverGoesBack(t *testing.T) {
+	t.Parallel()
+	m := memory{t.TempDir()}
+	e := entry{URI: &url.URL{Scheme: "http", Host: "m.test", Path: "/"}, Suite: "s"}
+	now := time.Now().UTC().Truncate(time.Second)
+	require.NoError(t, m.save(e, seen{Date: now}))
+	require.NoError(t, m.save(e, seen{Date: now.Add(-time.Hour)}))
+	s, err := m.load(e)
+	require.NoError(t, err)
+	require.Equal(t, now, s.Date)
+}
+
+func TestPasswordsStayInTheSourcesFile(t *testing.T) {
+	t.Parallel()
+	g, older, _ := twoDays(t)
+	mirror := older.clone()
+	var without atomic.Int32
+	mirror.seen = func(r *http.Request) {
+		if _, pass, _ := r.BasicAuth(); pass != "secret" {
+			without.Add(1)
+		}
+	}
+	c := newClientDir(t, g, strings.Replace(mirror.serve(t), "http://", "http://me:secret@", 1), "test", "good")
+	ix, err := c.index(t)
+	require.NoError(t, err)
+	for _, p := range ix.Versions("hello") {
+		require.NotContains(t, p.URL+p.Origin, "secret")
+	}
+	_, err = c.fetch(t, "hello")
+	require.NoError(t, err)
+	require.Zero(t, without.Load())
+	mirror.mu.Lock()
+	mirror.any = func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) }
+	mirror.mu.Unlock()
+	require.NoError(t, os.RemoveAll(c.o.CacheDir))
+	_, err = c.index(t)
+	require.ErrorIs(t, err, ErrUnreachable)
+	require.NotContains(t, err.Error(), "secret")
 }

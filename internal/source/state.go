@@ -7,8 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/jailup/jailup/internal/sys"
 )
@@ -55,8 +58,25 @@ func (m memory) load(e entry) (seen, error) {
 	return s, nil
 }
 
-// save makes the value durable before it returns.
+// save makes the value durable before it returns, unless another run has seen a
+// newer index meanwhile.
 func (m memory) save(e entry, s seen) error {
+	dir, err := os.Open(m.dir)
+	if err != nil {
+		return fmt.Errorf("cannot remember what was seen of %s: %w", e, err)
+	}
+	defer dir.Close() // ends the lock
+	for {
+		if err = unix.Flock(int(dir.Fd()), unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("cannot remember what was seen of %s: %w", e, err)
+	}
+	if old, err := m.load(e); err != nil || old.Date.After(s.Date) {
+		return err
+	}
 	s.Version, s.Source = seenVersion, e.String()
 	data, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
