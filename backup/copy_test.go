@@ -420,3 +420,43 @@ func TestStoreFolderWithACLAndSetgid(t *testing.T) {
 	s.Close()
 	storetest.Same(t, storetest.Photo(t, src), storetest.Photo(t, filepath.Join(env.Snapshots, "one", "tree")))
 }
+
+// What is written through a mapping after a page has become dirty changes no
+// time. (On tmpfs nothing of a mapping ever does: there it cannot be seen.)
+func TestSettleSeesMappedWrites(t *testing.T) {
+	t.Parallel()
+	for _, fstype := range []string{"ext4", "xfs", "btrfs"} {
+		t.Run(fstype, func(t *testing.T) {
+			t.Parallel()
+			if lab.InPrivateMounts(t) {
+				return
+			}
+			at := lab.Loop(t, fstype, 300)
+			dir := filepath.Join(at, "jail")
+			require.NoError(t, os.Mkdir(dir, 0o755))
+			file := filepath.Join(dir, "mapped")
+			require.NoError(t, os.WriteFile(file, make([]byte, 8192), 0o644))
+			f, err := os.OpenFile(file, os.O_RDWR, 0)
+			require.NoError(t, err)
+			m, err := unix.Mmap(int(f.Fd()), 0, 8192, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+			require.NoError(t, err)
+			defer unix.Munmap(m)
+			f.Close()
+			m[0] = 1 // the page is dirty now
+			time.Sleep(100 * time.Millisecond)
+			env := copyEnv(t, at)
+			root, err := jail.Open(dir)
+			require.NoError(t, err)
+			defer root.Close()
+			p, err := env.Store.Begin(context.Background(), root, "one", backup.CopyOptions{})
+			require.NoError(t, err)
+			m[1] = 2
+			_, err = p.Settle(context.Background(), root)
+			require.NoError(t, err)
+			b, err := os.ReadFile(filepath.Join(env.Snapshots, ".one.partial", "tree", "mapped"))
+			require.NoError(t, err)
+			require.Equal(t, []byte{1, 2}, b[:2])
+			require.NoError(t, p.Drop(context.Background()))
+		})
+	}
+}

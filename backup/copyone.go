@@ -179,7 +179,7 @@ func (w *worker) special(k *work, fd int, it *item, st *jail.Info) (*item, error
 		}
 		t = nil
 	}
-	defer func() { e.settleTwin(t, k.d, it, err == nil) }()
+	defer func() { e.madeTwin(t, k.d, it, err == nil) }()
 	dst := k.dst()
 	if isLink {
 		err = sys.Symlinkat(m.link, dst, it.name)
@@ -239,7 +239,7 @@ func (e *engine) twin(it *item) (t *twin, first bool) {
 	return t, first
 }
 
-func (e *engine) settleTwin(t *twin, d *dir, it *item, ok bool) {
+func (e *engine) madeTwin(t *twin, d *dir, it *item, ok bool) {
 	if t != nil {
 		t.dir, t.it, t.ok = d, it, ok
 		close(t.done)
@@ -282,10 +282,10 @@ func (w *worker) regular(k *work, fd int, it *item) (_ *item, err error) {
 		}
 		t = nil
 	}
-	defer func() { e.settleTwin(t, k.d, it, err == nil) }()
+	defer func() { e.madeTwin(t, k.d, it, err == nil) }()
 	src, err := openSeen(fd, e.ctx.Done())
 	if errors.Is(err, unix.ESTALE) {
-		e.settleTwin(t, k.d, it, false)
+		e.madeTwin(t, k.d, it, false)
 		t = nil
 		return nil, nil
 	}

@@ -306,8 +306,8 @@ func parseLine(b []byte) (it *item, depth int, err error) {
 	default:
 		depth, it.name = l.Depth, either(l.Name, l.NameB64)
 	}
-	if depth > 0 && (it.name == "" || it.name == "." || it.name == ".." || strings.IndexByte(it.name, '/') >= 0) {
-		return nil, 0, fmt.Errorf("bad name")
+	if depth < 0 || l.Size < 0 || depth > 0 && (it.name == "" || it.name == "." || it.name == ".." || strings.IndexByte(it.name, '/') >= 0) {
+		return nil, 0, fmt.Errorf("bad name, depth or size")
 	}
 	if l.Type == File {
 		sum := l.SHA256
@@ -318,8 +318,14 @@ func parseLine(b []byte) (it *item, depth int, err error) {
 			return nil, 0, fmt.Errorf("bad digest")
 		}
 	}
-	m := more{link: either(l.Link, l.LinkB64)}
-	if l.Rdev != "" {
+	var m more
+	if l.Type == Symlink {
+		m.link = either(l.Link, l.LinkB64)
+	}
+	if l.Type != File {
+		it.size = 0
+	}
+	if l.Type == CharDev || l.Type == BlkDev {
 		var major, minor uint32
 		if _, err := fmt.Sscanf(l.Rdev, "%d:%d", &major, &minor); err != nil {
 			return nil, 0, fmt.Errorf("bad device number")
