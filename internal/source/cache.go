@@ -254,6 +254,35 @@ func (c *Cache) Prune(age time.Duration, size int64, keep ...string) (freed int6
 	return freed, nil
 }
 
+// lock holds one digest against other processes that download it. The lock is
+// the kernel's and dies with its holder.
+func (c *Cache) lock(ctx context.Context, sha string) (unlock func(), err error) {
+	path := filepath.Join(c.dir, "partial", sha+".lock")
+	for {
+		fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+		if err != nil {
+			return nil, fmt.Errorf("cannot lock a download: %w", err)
+		}
+		err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+		var held, named unix.Stat_t
+		if err == nil && unix.Fstat(fd, &held) == nil && unix.Lstat(path, &named) == nil && held.Ino == named.Ino {
+			return func() {
+				_ = sys.Unlinkat(unix.AT_FDCWD, path, 0)
+				unix.Close(fd)
+			}, nil
+		}
+		unix.Close(fd)
+		if err != nil && !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			return nil, fmt.Errorf("cannot lock a download: %w", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
 // openRegular opens a regular file for reading, and never waits for a FIFO or
 // touches a device.
 func openRegular(path string) (*os.File, error) {

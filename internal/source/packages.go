@@ -141,7 +141,7 @@ func (p *plainReader) Read(b []byte) (int, error) {
 		p.hash.Write(b[:n])
 	}
 	p.copyTo.write(b[:n])
-	if err == io.EOF && p.want.SHA256 != "" {
+	if errors.Is(err, io.EOF) && p.want.SHA256 != "" {
 		if p.n != p.want.Size {
 			return n, fail(ErrHash, "", "unpacked it has %d, not %d bytes", p.n, p.want.Size)
 		}
@@ -216,7 +216,7 @@ func (a *ahead) Read(p []byte) (int, error) {
 		}
 		a.now = <-a.blocks
 		a.buf = a.now.data
-		if a.now.err != nil && a.now.err != io.EOF {
+		if a.now.err != nil && !errors.Is(a.now.err, io.EOF) {
 			a.now.data = nil
 		}
 	}
