@@ -444,7 +444,7 @@ func TestSettleSeesMappedWrites(t *testing.T) {
 			f.Close()
 			m[0] = 1 // the page is dirty now
 			time.Sleep(100 * time.Millisecond)
-			env := copyEnv(t, at)
+			env := copyEnv(t, lab.ShmDir(t)) // not synced along with the store's
 			root, err := jail.Open(dir)
 			require.NoError(t, err)
 			defer root.Close()
