@@ -67,6 +67,20 @@ type Service struct {
 	Quit     string   `yaml:"quit"`
 	Term     string   `yaml:"term"`
 	Reload   string   `yaml:"reload"`
+	// Options are those of the command line that take a value.
+	Options []Option `yaml:"options,omitempty"`
+	// OneShot are options with which the program is no server.
+	OneShot []string `yaml:"one_shot,omitempty"`
+	// QuitOnce: a second quit signal would end connections at once.
+	QuitOnce bool `yaml:"quit_once,omitempty"`
+}
+
+// Option is one of the command line. Two servers that differ in an Instance
+// option are two servers.
+type Option struct {
+	Name     string `yaml:"name"`
+	Instance bool   `yaml:"instance,omitempty"`
+	Default  string `yaml:"default,omitempty"`
 }
 
 // Create is what a new jail holds besides the files of packages.

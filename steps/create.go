@@ -142,7 +142,7 @@ func (b *builder) build(ctx context.Context, tmp string, parent *os.File, name s
 	if err != nil {
 		return err
 	}
-	e.sel, err = fileset.Select(ctx, fileset.Input{Root: root, Recipe: e.Recipe, World: world, Stage: e.stage, Whole: true}, time.Now().UnixNano())
+	e.sel, err = fileset.Select(ctx, fileset.Input{Root: root, Recipe: e.Recipe, World: world, Stage: e.stage, Whole: true})
 	if err != nil {
 		return err
 	}

@@ -91,7 +91,6 @@ type Env struct {
 	Guard func() (*guard.Guardian, error)
 
 	control  service.Controller
-	exes     []service.Inode
 	guardian *guard.Guardian
 	prober   *checks.Prober
 	target   *source.Target

@@ -115,7 +115,8 @@ func FindRuns(stateDir, prefix string) ([]string, error) {
 // cut off; a run without any record is one that was cut off at its beginning.
 func ReadRun(stateDir, run string, busy *journal.Holder) (*Story, error) {
 	dir := filepath.Join(stateDir, "runs", run)
-	st := &Story{RunRecord: RunRecord{Run: event.Clean(run, 100), Started: runTime(run)}, Folder: dir}
+	st := &Story{RunRecord: RunRecord{Run: event.Clean(run, 100), Started: runTime(run), From: map[string]string{}, To: map[string]string{}},
+		Steps: []StepRecord{}, Undid: []string{}, Checks: []event.Check{}, Notices: []string{}, Files: []string{}, Folder: dir}
 	f, err := os.Open(filepath.Join(dir, "events.jsonl"))
 	switch {
 	case err == nil:
@@ -133,7 +134,7 @@ func ReadRun(stateDir, run string, busy *journal.Holder) (*Story, error) {
 			return nil, err
 		}
 	}
-	st.Files = evidenceFiles(dir)
+	st.Files = append(st.Files, evidenceFiles(dir)...)
 	return st, nil
 }
 

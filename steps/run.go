@@ -31,11 +31,15 @@ type story struct {
 	failed string
 }
 
-func (o *story) StepStart(name string)                    { o.s.StepStart(name) }
+func (o *story) StepStart(name string) {
+	sys.Point("do " + name)
+	o.s.StepStart(name)
+}
 func (o *story) StepDone(name string, took time.Duration) { o.s.StepDone(name, took, "") }
 func (o *story) StepFailed(name string, _ error)          { o.failed = name }
 func (o *story) Warn(message string)                      { o.s.Notice(event.Warning, message, "") }
 func (o *story) StepUndo(name string, cause error) {
+	sys.Point("undo " + name)
 	why := ""
 	if name == o.failed {
 		why = cause.Error()

@@ -16,17 +16,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// flags are the options of a server's command line that take a value.
-var flags = map[string][]service.Flag{
-	"nginx": {{Name: "-c", Instance: true, Default: "/etc/nginx/nginx.conf"}, {Name: "-p", Instance: true, Default: "/usr/share/nginx"}, {Name: "-e"}, {Name: "-g"}},
-}
-
 func (e *Env) spec() service.Spec {
 	r := e.Recipe
 	spec := service.Spec{
 		Name: r.Name, Executables: r.Executables, Start: r.Service.Start, PIDFiles: r.Service.PIDFiles,
-		Flags: flags[r.Configuration.Reader], OneShot: []string{"-t", "-T", "-v", "-V", "-s", "-h", "-?"},
+		OneShot: r.Service.OneShot, QuitOnce: r.Service.QuitOnce,
 		Quit: unix.SignalNum(r.Service.Quit), Term: unix.SignalNum(r.Service.Term), Reload: unix.SignalNum(r.Service.Reload),
+	}
+	for _, o := range r.Service.Options {
+		spec.Flags = append(spec.Flags, service.Flag{Name: o.Name, Instance: o.Instance, Default: o.Default})
 	}
 	if len(e.Argv) > 0 {
 		spec.Start, spec.Exact = e.Argv, true

@@ -42,7 +42,7 @@ func (s *stage) Do(ctx context.Context, run *Run) error {
 	e.sel, err = fileset.Select(ctx, fileset.Input{
 		Root: e.Root, Recipe: e.Recipe, World: world, Stage: st, Old: e.old,
 		ConfNew: e.Options.ConfNew, Known: known.identify,
-	}, time.Now().UnixNano())
+	})
 	if err != nil {
 		return err
 	}

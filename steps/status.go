@@ -55,7 +55,7 @@ type InterruptedRun struct {
 // locks. e.StateDir and e.JailID are empty for a jail that jailup does not know.
 // While a run is under way, what it changes is no problem.
 func Status(ctx context.Context, e *Env, lockDir string) *JailStatus {
-	s := &JailStatus{Jail: e.Root.Path(), ID: e.JailID, Server: e.Recipe.Name, Modules: []string{}}
+	s := newStatus(e.Root.Path(), e.JailID, e.Recipe.Name)
 	if e.JailID != "" {
 		s.past(e.StateDir, e.Recipe.Server(), lockDir)
 	}
@@ -69,10 +69,17 @@ func Status(ctx context.Context, e *Env, lockDir string) *JailStatus {
 
 // Past is the status of a jail that is not there: what is remembered of it.
 func Past(dir, stateDir, id, server, lockDir string) *JailStatus {
-	s := &JailStatus{Jail: dir, ID: id, Server: server, State: Missing, Modules: []string{}}
+	s := newStatus(dir, id, server)
+	s.State = Missing
 	s.past(stateDir, server, lockDir)
 	s.Problems = append(s.Problems, "the jail's folder is not there")
 	return s
+}
+
+// newStatus has no nil lists: in JSON they are [].
+func newStatus(dir, id, server string) *JailStatus {
+	return &JailStatus{Jail: dir, ID: id, Server: server, Packages: map[string]string{}, Modules: []string{},
+		Workers: []int{}, Listens: []string{}, Problems: []string{}}
 }
 
 func (s *JailStatus) problem(err error) {
@@ -85,7 +92,7 @@ func (s *JailStatus) past(stateDir, server, lockDir string) {
 	if err != nil {
 		s.problem(err)
 	}
-	if m != nil {
+	if m != nil && m.Packages != nil {
 		s.Version, s.Packages = m.Packages[server], m.Packages
 	}
 	// The lock is looked at before the journal and after it: a run that ends
@@ -151,7 +158,7 @@ func (s *JailStatus) look(ctx context.Context, e *Env) {
 		o := c.Run(look)
 		cancel()
 		if o.Kind == checks.KindPort {
-			s.Listens = strings.Fields(o.Values["sockets"])
+			s.Listens = append(s.Listens, strings.Fields(o.Values["sockets"])...)
 		}
 		if !o.OK && !o.Inconclusive && s.Busy == nil {
 			s.problem(errors.New(c.Name() + ": " + o.Detail))

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -72,7 +73,7 @@ func (a *app) createWith(ctx context.Context, s *session) error {
 	m, err := steps.Create(ctx, e, dir, *s.set.Listen)
 	e.Root = nil
 	if err != nil {
-		if context.Cause(ctx) == steps.ErrInterrupted {
+		if errors.Is(context.Cause(ctx), steps.ErrInterrupted) {
 			err = steps.ErrInterrupted
 		}
 		return s.fail(err)

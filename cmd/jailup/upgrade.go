@@ -15,7 +15,6 @@ import (
 // upgradeFlags are those of upgrade alone.
 type upgradeFlags struct {
 	install, dryRun, adopt bool
-	planFile               string
 }
 
 func (a *app) upgradeVerb() *cobra.Command {

@@ -67,11 +67,12 @@ type selector struct {
 	mtimeNS int64
 }
 
-// Select decides. mtimeNS is the time that directories get in which something
-// changes.
-func Select(ctx context.Context, in Input, mtimeNS int64) (*Selection, error) {
+// Select decides. Directories in which something changes, and files that jailup
+// makes, get the time of the newest file of the packages, so that the same
+// upgrade has the same result wherever and whenever it is run.
+func Select(ctx context.Context, in Input) (*Selection, error) {
 	s := &selector{
-		in: in, layout: NewLayout(in.Root), old: in.Old.Index(), mtimeNS: mtimeNS,
+		in: in, layout: NewLayout(in.Root), old: in.Old.Index(), mtimeNS: in.World.newest(),
 		out:    &Selection{From: map[string]string{}},
 		wants:  map[string]changeset.Want{},
 		staged: map[string]bool{}, files: map[string]manifest.File{},

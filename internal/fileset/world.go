@@ -325,3 +325,14 @@ func (w *World) Files() []*Node {
 	}
 	return out
 }
+
+// newest is the newest mtime of all files.
+func (w *World) newest() int64 {
+	var t int64
+	for _, n := range w.nodes {
+		if !n.Dir {
+			t = max(t, n.State.MtimeNS)
+		}
+	}
+	return t
+}
