@@ -89,7 +89,7 @@ takes, checks the new one, and rolls all of it back if anything is wrong.`,
 func (a *app) verbs() []*cobra.Command {
 	return []*cobra.Command{
 		a.createVerb(), a.upgradeVerb(), a.planVerb(), a.rollbackVerb(), a.recoverVerb(),
-		a.guardianVerb(), a.versionVerb(),
+		a.guardianVerb(), a.demoVerb(), a.versionVerb(),
 	}
 }
 
