@@ -146,10 +146,10 @@ func (a *apt) Index(ctx context.Context) (*Index, error) {
 		}
 	}
 	switch {
-	case len(served) == 0:
-		return nil, &Error{Kind: ErrUnreachable, Err: fmt.Errorf("no apt source can be reached: %w", down)}
 	case a.o.Suite != "" && !served[a.o.Suite]:
 		return nil, &Error{Kind: ErrUnreachable, Err: fmt.Errorf("no apt source serves the suite %s: %w", a.o.Suite, down)}
+	case len(served) == 0:
+		return nil, &Error{Kind: ErrUnreachable, Err: fmt.Errorf("no apt source can be reached: %w", down)}
 	}
 	return ix, nil
 }

@@ -345,3 +345,22 @@ func TestPasswordsStayInTheSourcesFile(t *testing.T) {
 	require.ErrorIs(t, err, ErrUnreachable)
 	require.NotContains(t, err.Error(), "secret")
 }
+
+func TestSuiteThatTheMirrorDoesNotHave(t *testing.T) {
+	t.Parallel()
+	g, older, _ := twoDays(t)
+	url := older.clone().serve(t)
+	c := newClientDir(t, g, url, "old", "good")
+	c.o.Root = fakeRoot(t, map[string]string{"etc/os-release": "VERSION_CODENAME=old\n"})
+	c.o.Keyring = filepath.Join(c.dir, "ring.gpg")
+	c.source(t, "deb "+url+" old main\ndeb "+url+" old-updates main\n")
+	c.o.Suite = "test" // is there; test-updates is not
+	ix, err := c.index(t)
+	require.NoError(t, err)
+	require.Equal(t, "1.0-1", best(t, ix))
+	require.Contains(t, notices(ix), "test-updates: not used")
+	c.o.Suite = "none"
+	_, err = c.index(t)
+	require.ErrorIs(t, err, ErrUnreachable)
+	require.ErrorContains(t, err, "no apt source serves the suite none")
+}
