@@ -1,6 +1,7 @@
 package checks
 
 import (
+	"bufio"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
@@ -15,7 +16,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/jailup/jailup/internal/event"
@@ -64,11 +64,10 @@ func (c *httpCheck) Name() string { return c.name }
 func (c *httpCheck) Run(ctx context.Context) Observation {
 	o := Observation{Kind: KindHTTP, Values: map[string]string{}}
 	begin := time.Now()
-	var conn atomic.Pointer[watchedConn]
-	answer, err := c.ask(ctx, &conn)
+	answer, err := c.ask(ctx)
 	o.Took = time.Since(begin)
 	if err != nil {
-		return c.silent(o, conn.Load(), err)
+		return c.silent(o, err)
 	}
 	c.describe(&o, answer)
 	c.meets(&o, answer)
@@ -79,55 +78,131 @@ func (c *httpCheck) Run(ctx context.Context) Observation {
 type page struct {
 	*http.Response
 	body []byte
-	cut  bool // longer than maxBody, or broken off
+	cut  bool // longer than maxBody
 }
 
 // ask sends the request. No redirect is followed, no proxy is asked, nothing
 // is unpacked.
-func (c *httpCheck) ask(ctx context.Context, conn *atomic.Pointer[watchedConn]) (page, error) {
+func (c *httpCheck) ask(ctx context.Context) (page, error) {
 	scheme := "http"
 	if c.tls {
 		scheme = "https"
 	}
-	host := c.host
-	if host == "" {
-		host = c.address
-		if c.network == "unix" {
-			host = "localhost"
-		}
-	}
-	target, err := url.Parse(scheme + "://" + "server.invalid" + c.path)
+	target, err := url.Parse(scheme + "://server.invalid" + c.path)
 	if err != nil {
 		return page{}, err
 	}
 	req := (&http.Request{
-		Method: http.MethodGet, URL: target, Host: host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Method: http.MethodGet, URL: target, Host: hostHeader(c.host, c.network, c.address),
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: http.Header{"User-Agent": {"jailup"}, "Accept": {"*/*"}},
 	}).WithContext(ctx)
-	t := &http.Transport{
-		DisableKeepAlives: !c.h2c, DisableCompression: true, MaxResponseHeaderBytes: 64 << 10,
-		TLSClientConfig: clientTLS(c.host),
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			raw, err := connect(ctx, c.dial, c.network, c.address, c.proxy)
-			if err != nil {
-				return nil, err
-			}
-			watched := &watchedConn{Conn: raw}
-			conn.Store(watched)
-			return watched, nil
-		},
+	dial := func(ctx context.Context) (net.Conn, error) {
+		return connect(ctx, c.dial, c.network, c.address, c.proxy)
 	}
 	if c.h2c {
-		t.Protocols = new(http.Protocols)
-		t.Protocols.SetUnencryptedHTTP2(true)
+		return askHTTP2(req, dial)
 	}
+	conn, err := dial(ctx)
+	if err != nil {
+		return page{}, err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	var state *tls.ConnectionState
+	if c.tls {
+		t := tls.Client(conn, clientTLS(c.host))
+		if err := t.HandshakeContext(ctx); err != nil {
+			return page{}, err
+		}
+		conn = t
+		s := t.ConnectionState()
+		state = &s
+	}
+	req.Close = true
+	if err := req.Write(conn); err != nil {
+		return page{}, cause(ctx, err)
+	}
+	resp, err := readResponse(conn, req)
+	if err != nil {
+		return page{}, cause(ctx, err)
+	}
+	resp.TLS = state
+	p, err := readPage(resp)
+	return p, cause(ctx, err)
+}
+
+// cause is the context's error where that is what ended the connection.
+func cause(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+func hostHeader(host, network, address string) string {
+	switch {
+	case host != "":
+		return host
+	case network == "unix":
+		return "localhost"
+	}
+	return address
+}
+
+const (
+	maxHeader  = 64 << 10 // bytes before the body
+	maxInterim = 5        // answers 1xx before the one that counts
+)
+
+// readResponse reads the head of an answer. The client of net/http is not used:
+// of a server that speaks before it is asked, it would tell on our stderr.
+func readResponse(conn net.Conn, req *http.Request) (*http.Response, error) {
+	limited := &io.LimitedReader{R: conn, N: maxHeader}
+	r := bufio.NewReader(limited)
+	for range maxInterim {
+		resp, err := http.ReadResponse(r, req)
+		if limited.N == maxHeader && ended(err) {
+			return nil, errClosed
+		}
+		if err != nil {
+			return nil, err
+		}
+		if resp.StatusCode >= 200 || resp.StatusCode == http.StatusSwitchingProtocols {
+			limited.N = 8 * maxBody // chunks of one byte are paid for, too
+			return resp, nil
+		}
+	}
+	return nil, errors.New("too many interim answers")
+}
+
+// errClosed tells that a request was taken and the connection closed.
+var errClosed = errors.New("closed without an answer")
+
+// ended reports an orderly end of a connection, with or without TLS's own.
+func ended(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+}
+
+func askHTTP2(req *http.Request, dial func(context.Context) (net.Conn, error)) (page, error) {
+	t := &http.Transport{
+		DisableCompression: true, MaxResponseHeaderBytes: maxHeader, Protocols: new(http.Protocols),
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
+	}
+	t.Protocols.SetUnencryptedHTTP2(true)
 	defer t.CloseIdleConnections()
 	resp, err := t.RoundTrip(req)
 	if err != nil {
 		return page{}, err
 	}
+	return readPage(resp)
+}
+
+func readPage(resp *http.Response) (page, error) {
 	defer resp.Body.Close()
 	p := page{Response: resp}
+	var err error
 	p.body, err = io.ReadAll(io.LimitReader(resp.Body, maxBody+1))
 	if len(p.body) > maxBody {
 		p.body, p.cut = p.body[:maxBody], true
@@ -173,24 +248,6 @@ func connect(ctx context.Context, dial DialFunc, network, address string, proxy 
 	return conn, nil
 }
 
-// watchedConn notes whether the server said anything before it closed.
-type watchedConn struct {
-	net.Conn
-	got atomic.Bool
-	eof atomic.Bool
-}
-
-func (c *watchedConn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	if n > 0 {
-		c.got.Store(true)
-	}
-	if errors.Is(err, io.EOF) {
-		c.eof.Store(true)
-	}
-	return n, err
-}
-
 // Ways of a server to answer without a status.
 const (
 	statusClosed = "closed"    // took the request and closed, as nginx's "return 444"
@@ -200,7 +257,7 @@ const (
 func noStatus(s string) bool { return s == statusClosed || s == statusAlert }
 
 // silent is what no answer means.
-func (c *httpCheck) silent(o Observation, conn *watchedConn, err error) Observation {
+func (c *httpCheck) silent(o Observation, err error) Observation {
 	var op *net.OpError
 	switch {
 	case errors.Is(err, errNoWay):
@@ -210,7 +267,7 @@ func (c *httpCheck) silent(o Observation, conn *watchedConn, err error) Observat
 	case errors.As(err, &op) && op.Op == "remote error":
 		o.Values["status"] = statusAlert
 		o.Detail = c.where() + " refuses the TLS handshake"
-	case conn != nil && conn.eof.Load() && !conn.got.Load():
+	case errors.Is(err, errClosed):
 		o.Values["status"] = statusClosed
 		o.Detail = c.where() + " closes the connection without an answer"
 	default:
@@ -326,113 +383,4 @@ func (c *httpCheck) meets(o *Observation, p page) {
 		o.OK = false
 		o.Detail += fmt.Sprintf("; expected is at most %s", e.maxTime)
 	}
-}
-
-// compareHTTP tells what is worse than it was. Pages change by themselves, so
-// only what tells another page, or none, counts.
-func compareHTTP(was, now Observation) []string {
-	b, a := was.Values, now.Values
-	if b["status"] == "" {
-		return nil // it did not answer before
-	}
-	if a["status"] == "" {
-		if now.Pending || !now.OK {
-			return []string{now.Detail}
-		}
-		return nil
-	}
-	if b["expected"] != "" || a["expected"] != "" {
-		return slower(was, now)
-	}
-	brokenBefore, brokenNow := serverError(b["status"]), serverError(a["status"])
-	switch {
-	case brokenBefore:
-		if noStatus(a["status"]) {
-			return []string{now.Detail + ", and answered " + b["status"] + " before"}
-		}
-		return nil // not worse, whatever it is
-	case brokenNow || a["status"] != b["status"]:
-		return []string{fmt.Sprintf("%s; the old one answered %s", now.Detail, describeStatus(b["status"]))}
-	}
-	var list []string
-	if a["status"][0] == '2' {
-		list = compareBodies(b, a)
-	}
-	if b["certificate_for_host"] == "yes" && a["certificate_for_host"] == "no" {
-		list = append(list, "its certificate is not for the host, and was before")
-	}
-	if len(list) > 0 {
-		list[0] = now.Detail + ": " + list[0]
-	}
-	return append(list, slower(was, now)...)
-}
-
-func describeStatus(s string) string {
-	switch s {
-	case statusClosed:
-		return "by closing the connection"
-	case statusAlert:
-		return "by refusing the TLS handshake"
-	}
-	return s
-}
-
-func serverError(status string) bool { return len(status) == 3 && status[0] == '5' }
-
-func slower(was, now Observation) []string {
-	limit, err := strconv.ParseInt(was.Values["limit_ms"], 10, 64)
-	if err != nil || limit <= 0 || now.Took.Milliseconds() <= limit {
-		return nil
-	}
-	return []string{fmt.Sprintf("%s; the old one took %s", now.Detail, was.Took.Round(time.Millisecond))}
-}
-
-// compareBodies compares two answers of the same good status. A file (it has
-// a date or a tag, and every look at the old server gave the same bytes) that
-// has another title or size is another file. What is made anew for each
-// request must only keep its order of magnitude.
-func compareBodies(b, a map[string]string) []string {
-	var list []string
-	if b["type"] != "" && a["type"] != b["type"] {
-		list = append(list, fmt.Sprintf("its type was %s, is %s", b["type"], orNone(a["type"])))
-	}
-	before, errB := strconv.Atoi(b["length"])
-	after, errA := strconv.Atoi(a["length"])
-	if errA != nil || errB != nil {
-		return list
-	}
-	factor := 4.0
-	file := b["static"] != "" && b["body"] != ""
-	if file {
-		factor = 1.5
-	}
-	small, large := float64(min(before, after)), float64(max(before, after))
-	switch {
-	case b["body"] != "" && a["body"] == b["body"]:
-	case before > 0 && after == 0:
-		list = append(list, fmt.Sprintf("the page is empty, and had %d bytes", before))
-	case before == 0 && after > 0:
-		list = append(list, fmt.Sprintf("the page has %d bytes, and was empty", after))
-	case large > factor*small && large > 64:
-		list = append(list, fmt.Sprintf("the page has %d bytes, and had %d", after, before))
-	case file && b["title"] != "" && a["title"] != b["title"]:
-		list = append(list, fmt.Sprintf("the page's title was %q, is %q", b["title"], a["title"]))
-	}
-	return list
-}
-
-func orNone(s string) string {
-	if s == "" {
-		return "none"
-	}
-	return s
-}
-
-// numeric tells values that are measures: a baseline keeps the largest.
-func numeric(key string) bool { return key == "length" || key == "limit_ms" }
-
-func larger(a, b string) string {
-	x, _ := strconv.ParseInt(a, 10, 64)
-	y, _ := strconv.ParseInt(b, 10, 64)
-	return strconv.FormatInt(max(x, y), 10)
 }

@@ -1,6 +1,7 @@
 package checks
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -146,6 +147,9 @@ func TestHTTPSilence(t *testing.T) {
 func TestHTTPOverTLS(t *testing.T) {
 	t.Parallel()
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/gone" {
+			panic(http.ErrAbortHandler)
+		}
 		fmt.Fprint(w, r.TLS.ServerName)
 	}))
 	s.Config.ErrorLog = nil
@@ -168,6 +172,8 @@ func TestHTTPOverTLS(t *testing.T) {
 
 	c.host = "other.example"
 	require.Equal(t, "no", runOnce(t, c).Values["certificate_for_host"])
+	c.host, c.path = "example.com", "/gone"
+	require.Equal(t, statusClosed, runOnce(t, c).Values["status"])
 	c.host = "refused.example"
 	require.Equal(t, statusAlert, runOnce(t, c).Values["status"])
 }
@@ -187,6 +193,58 @@ func TestHTTP2WithoutTLS(t *testing.T) {
 	require.True(t, o.OK, o.Detail)
 }
 
+// raw is a server that writes what it is told, before it was asked for anything
+// or after, and then closes.
+func raw(t *testing.T, early bool, text string) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			if !early {
+				_, _ = http.ReadRequest(bufio.NewReader(conn))
+			}
+			_, _ = io.WriteString(conn, text)
+			if early {
+				_, _ = http.ReadRequest(bufio.NewReader(conn))
+			}
+			conn.Close()
+		}
+	}()
+	return l.Addr().String()
+}
+
+func TestHTTPStrangeAnswers(t *testing.T) {
+	t.Parallel()
+	const well = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+	for _, c := range []struct {
+		name, text string
+		early      bool
+		status     string
+		detail     string
+	}{
+		{"plain", well, false, "200", "answers 200, 2 bytes"},
+		{"before the question", well, true, "200", "answers 200, 2 bytes"},
+		{"early hints", "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + well, false, "200", "answers 200"},
+		{"hints without end", strings.Repeat("HTTP/1.1 100 Continue\r\n\r\n", 50), false, "", "no answer"},
+		{"another protocol", "SSH-2.0-x\x1b[2J\r\n", false, "", "no answer from"},
+		{"headers without end", "HTTP/1.1 200 OK\r\n" + strings.Repeat("X: "+strings.Repeat("y", 1000)+"\r\n", 200), false, "", "no answer"},
+		{"half an answer", "HTTP/1.1 200 O", false, "", "no answer"},
+		{"up to the close", "HTTP/1.0 200 OK\r\n\r\nhello", false, "200", "5 bytes"},
+		{"chunks", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", false, "200", "2 bytes"},
+	} {
+		o := runOnce(t, to(raw(t, c.early, c.text)))
+		require.Equal(t, c.status, o.Values["status"], c.name)
+		require.Contains(t, o.Detail, c.detail, c.name)
+		require.NotContains(t, o.Detail, "\x1b")
+	}
+}
+
 func TestHTTPBehindProxyProtocol(t *testing.T) {
 	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -198,9 +256,10 @@ func TestHTTPBehindProxyProtocol(t *testing.T) {
 			if err != nil {
 				return
 			}
-			b := make([]byte, 1024)
-			n, _ := conn.Read(b)
-			first, _, _ := strings.Cut(string(b[:n]), "\r\n")
+			r := bufio.NewReader(conn)
+			first, _ := r.ReadString('\n')
+			first = strings.TrimSpace(first)
+			_, _ = http.ReadRequest(r)
 			fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(first), first)
 			conn.Close()
 		}

@@ -185,6 +185,15 @@ func (s *stage) stop() {
 	}
 }
 
+// ready waits for a liar that comes up.
+func (s *stage) ready(l liar) {
+	s.t.Helper()
+	lab.Eventually(s.t, 20*time.Second, "the server listens", func() bool {
+		o, err := s.find(s.t.Context())
+		return err == nil && len(o.All) == 1+l.Workers && listens(l.Listen)
+	})
+}
+
 // find is what a service controller does.
 func (s *stage) find(context.Context) (Processes, error) {
 	s.mu.Lock()
@@ -240,6 +249,7 @@ func TestLyingServers(t *testing.T) {
 		during func(ctx context.Context, s *stage, now liar, address string)
 		policy func(p *Policy)
 		down   bool   // there was no server before
+		ready  bool   // the new server is up before it is looked at
 		want   string // of the error; "" is accepted
 		result string // "NAME VERDICT" that must be in the report
 	}
@@ -267,10 +277,10 @@ func TestLyingServers(t *testing.T) {
 			},
 		},
 		{name: "workers die", now: func(l *liar) { l.WorkerLife = 60 * time.Millisecond }, want: "process: "},
-		{name: "no workers", now: func(l *liar) { l.Workers = 0 }, want: "process: ", policy: func(p *Policy) { p.Deadline = 500 * time.Millisecond }},
+		{name: "no workers", ready: true, now: func(l *liar) { l.Workers = 0 }, want: "process: ", policy: func(p *Policy) { p.Deadline = 500 * time.Millisecond }},
 		{name: "a reload", now: func(l *liar) { l.Reload = 400 * time.Millisecond }, result: "process healthy"},
-		{name: "port open and silent", now: func(l *liar) { l.Silent = true }, want: ": timeout", policy: func(p *Policy) { p.Timeout, p.Deadline = 100*time.Millisecond, 600*time.Millisecond }},
-		{name: "resets", now: func(l *liar) { l.Reset = true }, want: "connection reset by peer", policy: func(p *Policy) { p.Deadline = 500 * time.Millisecond }},
+		{name: "port open and silent", ready: true, now: func(l *liar) { l.Silent = true }, want: ": timeout", policy: func(p *Policy) { p.Timeout, p.Deadline = 100*time.Millisecond, 600*time.Millisecond }},
+		{name: "resets", ready: true, now: func(l *liar) { l.Reset = true }, want: "connection reset by peer", policy: func(p *Policy) { p.Deadline = 500 * time.Millisecond }},
 		{name: "slow", now: func(l *liar) { l.Delay = 1500 * time.Millisecond }, want: "; the old one took"},
 		{name: "wrong page", now: func(l *liar) { l.Body = strings.Replace(page, "Shop", "Welcome", 1) }, want: `title was "Shop", is "Welcome"`},
 		{name: "empty page", now: func(l *liar) { l.Body = "" }, want: "the page is empty"},
@@ -296,7 +306,7 @@ func TestLyingServers(t *testing.T) {
 			want: "port: the new server does not listen on 127.0.0.2:",
 		},
 		{
-			name: "IPv6 dead", before: func(l *liar) { l.Listen = append(l.Listen, strings.Replace(l.Listen[0], "127.0.0.1", "[::1]", 1)) },
+			name: "IPv6 dead", ready: true, before: func(l *liar) { l.Listen = append(l.Listen, strings.Replace(l.Listen[0], "127.0.0.1", "[::1]", 1)) },
 			target: func(t *Target, port int) {
 				t.Listens = append(t.Listens, webconf.Listen{Context: "http", Network: "tcp", Address: "::1", Port: port})
 			},
@@ -351,10 +361,7 @@ func TestLyingServers(t *testing.T) {
 			}
 			if !c.down {
 				s.start(old)
-				lab.Eventually(t, 20*time.Second, "the old server listens", func() bool {
-					o, err := s.find(t.Context())
-					return err == nil && len(o.All) == 1+old.Workers && listens(old.Listen)
-				})
+				s.ready(old)
 			}
 			before := Baseline(t.Context(), set.Checks())
 			require.Equal(t, c.down, before.Down)
@@ -366,6 +373,9 @@ func TestLyingServers(t *testing.T) {
 				c.now(&now)
 			}
 			s.start(now)
+			if c.ready {
+				s.ready(now)
+			}
 			if c.during != nil {
 				ctx, cancel := context.WithCancel(t.Context())
 				var wait sync.WaitGroup
