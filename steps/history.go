@@ -21,6 +21,7 @@ const (
 	CutOff   = "cut-off"   // nobody has ended yet what it began
 	Undone   = "undone"    // cut off, and undone by a recovery
 	Finished = "finished"  // cut off after its commit, and finished by a recovery
+	Died     = "died"      // cut off, with nothing in the jail to take back
 )
 
 // RunRecord is what a run's own record tells of it. All text in it is clean.
@@ -161,7 +162,13 @@ func (st *Story) fate(stateDir, run string, busy *journal.Holder) error {
 		st.Failed, st.Why = event.Clean(rec.Step, 100), event.Clean(rec.Cause, 1000)
 		return nil
 	}
-	st.Result = Undone
+	switch st.Verb {
+	case "upgrade", "rollback":
+		st.Result = Undone
+	default:
+		st.Result = Died
+		return nil
+	}
 	if last, err := LoadLast(stateDir); err == nil && last != nil && last.Run == run {
 		st.Result, st.From, st.To, st.Snapshot = Finished, last.From, last.To, last.Snapshot
 	}

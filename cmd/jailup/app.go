@@ -89,6 +89,8 @@ takes, checks the new one, and rolls all of it back if anything is wrong.`,
 func (a *app) verbs() []*cobra.Command {
 	return []*cobra.Command{
 		a.createVerb(), a.upgradeVerb(), a.planVerb(), a.rollbackVerb(), a.recoverVerb(),
+		a.statusVerb(), a.checkVerb(), a.startVerb(), a.stopVerb(), a.restartVerb(),
+		a.snapshotVerb(), a.historyVerb(), a.explainVerb(), a.runVerb(), a.recipeVerb(),
 		a.guardianVerb(), a.demoVerb(), a.versionVerb(),
 	}
 }

@@ -1,0 +1,570 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/jailup/jailup/backup"
+	"github.com/jailup/jailup/internal/event"
+	"github.com/jailup/jailup/internal/ui"
+	"github.com/jailup/jailup/steps"
+)
+
+func (a *app) snapshotVerb() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "snapshot",
+		Short: "Take, list, check, compare, restore and prune snapshots",
+		Long: `Snapshots are complete copies of a jail in another folder, made by every upgrade
+before it changes anything, and by "snapshot create".`,
+		Args: a.noSnapshotVerb,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	for _, sub := range []*cobra.Command{
+		a.snapshotCreate(), a.snapshotList(), a.snapshotShow(), a.snapshotVerify(), a.snapshotDiff(), a.snapshotPrune(), a.snapshotRestore(),
+	} {
+		a.common(sub, true)
+		a.settings(sub.Flags(), "snapshots")
+		if sub.Name() == "prune" {
+			a.settings(sub.Flags(), "keep")
+		}
+		cmd.AddCommand(sub)
+	}
+	return cmd
+}
+
+func (a *app) noSnapshotVerb(_ *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usageError("cannot do snapshot %s: there is no such verb", event.Clean(args[0], 60))
+	}
+	return nil
+}
+
+func (a *app) snapshotCreate() *cobra.Command {
+	return &cobra.Command{
+		Use:   "create --jail DIR",
+		Short: "Copy the jail as it is now",
+		Long: `Copy the jail as it is now, with the server running or not: what is written
+meanwhile may be in the copy or not. Its name is that of the run.`,
+		Example: `  jailup snapshot create --jail /chroot
+  jailup snapshot create --jail /chroot --snapshots /mnt/backup/jails`,
+		Args: exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := a.open("snapshot create")
+			if err != nil {
+				return err
+			}
+			ctx, cancel := s.bounded(cmd.Context())
+			defer cancel()
+			if err := s.takeServer(ctx); err != nil {
+				return s.fail(err)
+			}
+			s.events.RunStart(event.RunStart{Verb: s.verb, Server: s.recipe.Name, Jail: s.root.Path(), Version: version()})
+			if err := s.recoverFirst(ctx); err != nil {
+				return s.fail(err)
+			}
+			e, err := s.env()
+			if err != nil {
+				return s.fail(err)
+			}
+			if err := s.outside(e.StoreDir, "snapshot folder"); err != nil {
+				return s.fail(err)
+			}
+			for _, open := range []func(*steps.Env) error{s.openStore, s.openRecord} {
+				if err := open(e); err != nil {
+					return s.fail(err)
+				}
+			}
+			return s.finish(e, steps.Save(ctx, e, s.facts()))
+		},
+	}
+}
+
+// outside refuses a folder of the host that lies in the jail, where whoever
+// writes in the jail could lead it elsewhere.
+func (s *session) outside(dir, what string) error {
+	if s.root == nil {
+		return nil
+	}
+	real := dir
+	for p := dir; ; p = filepath.Dir(p) {
+		if r, err := filepath.EvalSymlinks(p); err == nil {
+			rest, _ := filepath.Rel(p, dir)
+			real = filepath.Join(r, rest)
+			break
+		}
+		if p == filepath.Dir(p) {
+			break
+		}
+	}
+	if rel, err := filepath.Rel(s.root.Path(), real); err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
+		return usageError("cannot use %s as the %s: it lies in the jail", event.Clean(dir, 200), what)
+	}
+	return nil
+}
+
+// store is the session's store for a verb that only looks: where no folder is
+// made yet, there is none, and no snapshot either.
+func (s *session) store() (backup.Store, error) {
+	if _, err := os.Stat(*s.set.Snapshots); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	e := &steps.Env{StoreDir: *s.set.Snapshots}
+	err := s.openStore(e)
+	return e.Store, err
+}
+
+// onSnapshots runs a verb that looks at the snapshots of a jail.
+func (a *app) onSnapshots(ctx context.Context, verb string, do func(context.Context, *session, backup.Store) error) error {
+	s, err := a.open("snapshot " + verb)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	if _, err := s.findJail(); err != nil {
+		return s.refuse(err)
+	}
+	store, err := s.store()
+	if err != nil {
+		return s.refuse(err)
+	}
+	err = do(ctx, s, store)
+	if ctx.Err() != nil && err != nil && !errors.Is(err, errTold) {
+		err = context.Cause(ctx)
+	}
+	return err
+}
+
+// snapshot opens one of the jail's snapshots by its id.
+func (s *session) snapshot(ctx context.Context, store backup.Store, id string) (*backup.Snapshot, error) {
+	err := fmt.Errorf("cannot open snapshot %s: %w", event.Clean(id, 100), backup.ErrNotFound)
+	var snap *backup.Snapshot
+	if store != nil && s.id != "" {
+		snap, err = steps.OpenSnapshot(ctx, store, s.id, id)
+	}
+	if err != nil {
+		return nil, &steps.Error{Err: err, Hint: "see what there is: jailup snapshot list --jail " + s.jailPath()}
+	}
+	return snap, nil
+}
+
+// snapshotItem is a snapshot in a JSON document.
+type snapshotItem struct {
+	backup.Meta
+	Path   string `json:"path"`
+	Broken string `json:"broken,omitempty"`
+}
+
+// snapshotDoc is the JSON document of the verbs on snapshots.
+type snapshotDoc struct {
+	Schema    int            `json:"schema"`
+	Jail      string         `json:"jail"`
+	Snapshots []snapshotItem `json:"snapshots"`
+}
+
+func (s *session) itemOf(m backup.Meta) snapshotItem {
+	return snapshotItem{m, filepath.Join(*s.set.Snapshots, m.ID), event.Clean(m.Broken, 300)}
+}
+
+func (a *app) snapshotList() *cobra.Command {
+	return &cobra.Command{
+		Use:     "list --jail DIR",
+		Short:   "List the snapshots of a jail",
+		Example: `  jailup snapshot list --jail /chroot`,
+		Args:    exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.onSnapshots(cmd.Context(), "list", func(ctx context.Context, s *session, store backup.Store) error {
+				doc := snapshotDoc{documentSchema, s.jailPath(), []snapshotItem{}}
+				var broken []backup.Meta
+				if store != nil {
+					mine, bad, err := steps.Snapshots(ctx, store, s.id)
+					if err != nil {
+						return s.refuse(err)
+					}
+					if s.id == "" {
+						mine = nil
+					}
+					broken = bad
+					for _, m := range append(mine, bad...) {
+						doc.Snapshots = append(doc.Snapshots, s.itemOf(m))
+					}
+				}
+				if len(doc.Snapshots) == 0 {
+					s.talk("jail %s has no snapshot", doc.Jail)
+				}
+				if n := len(broken); n > 0 {
+					s.talk("warning: %d snapshots cannot be read, of this jail or another", n)
+				}
+				return s.show(doc, exitOK, func(w io.Writer) error { return printSnapshots(w, doc.Snapshots) })
+			})
+		},
+	}
+}
+
+func printSnapshots(w io.Writer, list []snapshotItem) error {
+	var rows [][]string
+	for _, m := range list {
+		if m.Broken != "" {
+			rows = append(rows, []string{m.ID, "-", "-", "-", "-", "broken: " + m.Broken})
+			continue
+		}
+		rows = append(rows, []string{m.ID, ui.Age(m.Created, time.Now()), m.Consistency, fmt.Sprint(m.Files), ui.Bytes(m.Bytes), m.Reason})
+	}
+	return ui.Table(w, []string{"SNAPSHOT", "AGE", "SERVER", "FILES", "SIZE", "REASON"}, rows)
+}
+
+func (a *app) snapshotShow() *cobra.Command {
+	return &cobra.Command{
+		Use:     "show ID --jail DIR",
+		Short:   "Show what is known about a snapshot",
+		Example: `  jailup snapshot show 20260101T020000Z-0a1b2c --jail /chroot`,
+		Args:    exactArgs("ID"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.onSnapshots(cmd.Context(), "show", func(ctx context.Context, s *session, store backup.Store) error {
+				snap, err := s.snapshot(ctx, store, args[0])
+				if err != nil {
+					return s.refuse(err)
+				}
+				defer snap.Close()
+				item := s.itemOf(snap.Meta())
+				return s.show(snapshotDoc{documentSchema, s.jailPath(), []snapshotItem{item}}, exitOK,
+					func(w io.Writer) error { return printSnapshot(w, item) })
+			})
+		},
+	}
+}
+
+func printSnapshot(w io.Writer, m snapshotItem) error {
+	rows := [][]string{
+		{"snapshot", m.ID}, {"of", m.Jail}, {"folder", m.Path}, {"made", m.Created.Local().Format("2006-01-02 15:04:05 MST")},
+		{"server", m.Consistency}, {"kind", m.Kind}, {"entries", fmt.Sprint(m.Entries)}, {"files", fmt.Sprint(m.Files)},
+		{"size", ui.Bytes(m.Bytes)}, {"reason", orDash(m.Reason)}, {"run", orDash(m.Run)},
+	}
+	if len(m.Exclude) > 0 {
+		rows = append(rows, []string{"left out", strings.Join(m.Exclude, " ")})
+	}
+	for _, p := range sortedNames(m.Packages) {
+		rows = append(rows, []string{"package", p + " " + m.Packages[p]})
+	}
+	for _, k := range m.Skipped {
+		rows = append(rows, []string{"not in it", k.Path + ": " + k.Reason})
+	}
+	return ui.Table(w, nil, rows)
+}
+
+// verifyDoc is the JSON document of snapshot verify.
+type verifyDoc struct {
+	Schema    int              `json:"schema"`
+	Jail      string           `json:"jail"`
+	Snapshots []verifiedResult `json:"snapshots"`
+}
+
+type verifiedResult struct {
+	ID       string    `json:"id"`
+	OK       bool      `json:"ok"`
+	Problems []problem `json:"problems"`
+}
+
+type problem struct {
+	Path string `json:"path"`
+	What string `json:"what"`
+}
+
+func (a *app) snapshotVerify() *cobra.Command {
+	return &cobra.Command{
+		Use:   "verify [ID] --jail DIR",
+		Short: "Read every file of a snapshot again and compare it with its manifest",
+		Long: `Read every file of a snapshot, or of all snapshots of the jail, again and compare it
+with the manifest. The exit status is 1 where anything differs.`,
+		Example: `  jailup snapshot verify --jail /chroot
+  jailup snapshot verify 20260101T020000Z-0a1b2c --jail /chroot`,
+		Args: atMostOneID,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.onSnapshots(cmd.Context(), "verify", func(ctx context.Context, s *session, store backup.Store) error {
+				ids := args
+				if len(args) == 0 && store != nil && s.id != "" {
+					mine, _, err := steps.Snapshots(ctx, store, s.id)
+					if err != nil {
+						return s.refuse(err)
+					}
+					for _, m := range mine {
+						ids = append(ids, m.ID)
+					}
+				}
+				return s.verify(ctx, store, ids)
+			})
+		},
+	}
+}
+
+func atMostOneID(cmd *cobra.Command, args []string) error {
+	if len(args) > 1 {
+		return exactArgs("ID")(cmd, args)
+	}
+	return nil
+}
+
+func (s *session) verify(ctx context.Context, store backup.Store, ids []string) error {
+	doc, code := verifyDoc{documentSchema, s.jailPath(), []verifiedResult{}}, exitOK
+	for _, id := range ids {
+		snap, err := s.snapshot(ctx, store, id)
+		if err != nil {
+			return s.refuse(err)
+		}
+		found, err := snap.Verify(ctx)
+		snap.Close()
+		if err != nil {
+			return s.refuse(err)
+		}
+		r := verifiedResult{ID: id, OK: len(found) == 0, Problems: []problem{}}
+		for _, p := range found {
+			r.Problems = append(r.Problems, problem{event.Clean(p.Path, 4096), event.Clean(p.What, 300)})
+			code = exitFailed
+		}
+		doc.Snapshots = append(doc.Snapshots, r)
+	}
+	if len(ids) == 0 {
+		s.talk("jail %s has no snapshot", doc.Jail)
+	}
+	return s.show(doc, code, func(w io.Writer) error {
+		for _, r := range doc.Snapshots {
+			if r.OK {
+				fmt.Fprintf(w, "%s: whole\n", r.ID)
+			}
+			for _, p := range r.Problems {
+				fmt.Fprintf(w, "%s: %s: %s\n", r.ID, p.Path, p.What)
+			}
+		}
+		return nil
+	})
+}
+
+// diffDoc is the JSON document of snapshot diff.
+type diffDoc struct {
+	Schema  int          `json:"schema"`
+	Jail    string       `json:"jail"`
+	From    string       `json:"from"` // a snapshot
+	To      string       `json:"to"`   // a snapshot, or "" for the jail as it is now
+	Changes []diffChange `json:"changes"`
+}
+
+type diffChange struct {
+	Path string   `json:"path"`
+	Kind string   `json:"kind"`
+	What []string `json:"what"`
+}
+
+func (a *app) snapshotDiff() *cobra.Command {
+	return &cobra.Command{
+		Use:   "diff ID [ID2] --jail DIR",
+		Short: "Tell how the jail, or a second snapshot, differs from a snapshot",
+		Example: `  jailup snapshot diff 20260101T020000Z-0a1b2c --jail /chroot
+  jailup snapshot diff 20260101T020000Z-0a1b2c 20260108T020000Z-3d4e5f --jail /chroot`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 2 {
+				return nil
+			}
+			return exactArgs("ID")(cmd, args)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.onSnapshots(cmd.Context(), "diff", func(ctx context.Context, s *session, store backup.Store) error {
+				doc, err := s.diff(ctx, store, args)
+				if err != nil {
+					return s.refuse(err)
+				}
+				if len(doc.Changes) == 0 {
+					s.talk("no difference")
+				}
+				return s.show(doc, exitOK, func(w io.Writer) error {
+					for _, c := range doc.Changes {
+						line := fmt.Sprintf("%-8s %s", c.Kind, c.Path)
+						if len(c.What) > 0 {
+							line += " (" + strings.Join(c.What, ", ") + ")"
+						}
+						fmt.Fprintln(w, line)
+					}
+					return nil
+				})
+			})
+		},
+	}
+}
+
+func (s *session) diff(ctx context.Context, store backup.Store, ids []string) (*diffDoc, error) {
+	doc := &diffDoc{Schema: documentSchema, Jail: s.jailPath(), From: ids[0], Changes: []diffChange{}}
+	snap, err := s.snapshot(ctx, store, ids[0])
+	if err != nil {
+		return nil, err
+	}
+	defer snap.Close()
+	var found []backup.Change
+	if len(ids) == 2 {
+		doc.To = ids[1]
+		other, err := s.snapshot(ctx, store, ids[1])
+		if err != nil {
+			return nil, err
+		}
+		defer other.Close()
+		if found, err = snap.Diff(ctx, other); err != nil {
+			return nil, err
+		}
+	} else {
+		if s.root == nil {
+			return nil, fmt.Errorf("cannot compare with jail %s: it is not there", event.Clean(s.path, 200))
+		}
+		if found, err = snap.DiffJail(ctx, s.root); err != nil {
+			return nil, err
+		}
+	}
+	for _, c := range found {
+		d := diffChange{Path: event.Clean(c.Path, 4096), Kind: string(c.Kind), What: []string{}}
+		for _, w := range c.What {
+			d.What = append(d.What, event.Clean(w, 100))
+		}
+		doc.Changes = append(doc.Changes, d)
+	}
+	return doc, nil
+}
+
+// prunedDoc is the JSON document of snapshot prune.
+type prunedDoc struct {
+	Schema int      `json:"schema"`
+	Jail   string   `json:"jail"`
+	Pruned []string `json:"pruned"`
+}
+
+func (a *app) snapshotPrune() *cobra.Command {
+	return &cobra.Command{
+		Use:   "prune --jail DIR [--keep N]",
+		Short: "Remove all but the newest snapshots of a jail",
+		Long: `Remove all but the newest snapshots of a jail. The newest that is whole stays in any
+case, and so does the newest that was made with the server stopped.`,
+		Example: `  jailup snapshot prune --jail /chroot --keep 2`,
+		Args:    exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := a.open("snapshot prune")
+			if err != nil {
+				return err
+			}
+			return s.prune(cmd.Context())
+		},
+	}
+}
+
+func (s *session) prune(ctx context.Context) error {
+	if err := s.needRoot(); err != nil {
+		return s.refuse(err)
+	}
+	known, err := s.openJail()
+	if err != nil {
+		return s.refuse(err)
+	}
+	doc := prunedDoc{documentSchema, s.root.Path(), []string{}}
+	store, err := s.store()
+	if err == nil && known && store != nil {
+		err = s.take(ctx)
+	}
+	if err != nil {
+		return s.refuse(err)
+	}
+	if known && store != nil {
+		if _, open, err := steps.Interrupted(s.stateDir()); err != nil || open {
+			return s.refuse(&steps.Error{Err: fmt.Errorf("cannot prune the snapshots of jail %s: a run was cut off and may need them", s.root.Path()),
+				Hint: "jailup recover --jail " + s.root.Path()})
+		}
+		pruned, err := backup.Prune(ctx, store, s.id, backup.Policy{Keep: *s.set.Keep}, time.Now())
+		for _, m := range pruned {
+			doc.Pruned = append(doc.Pruned, m.ID)
+		}
+		if err != nil {
+			return s.refuse(err)
+		}
+	}
+	if len(doc.Pruned) == 0 {
+		s.talk("nothing to prune")
+	}
+	return s.show(doc, exitOK, func(w io.Writer) error {
+		for _, id := range doc.Pruned {
+			fmt.Fprintln(w, "removed "+id)
+		}
+		return nil
+	})
+}
+
+func (a *app) snapshotRestore() *cobra.Command {
+	var into string
+	var all bool
+	cmd := &cobra.Command{
+		Use:   "restore ID --jail DIR --into NEW",
+		Short: "Write a snapshot as a whole tree into a new folder",
+		Long: `Write a snapshot, whole, into a new folder, which gets its name when all of it is
+there and compared with the manifest. It is a jail of its own; the jail that was
+copied stays as it is. To bring a jail itself back, see "jailup rollback --to".`,
+		Example: `  jailup snapshot restore 20260101T020000Z-0a1b2c --jail /chroot --into /chroot.restored`,
+		Args:    exactArgs("ID"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case all:
+				return &steps.Error{Kind: steps.ErrUsage, Err: errors.New("cannot restore over the jail itself: --all-data is not in this version"),
+					Hint: "restore --into a new folder, or take back what packages and configuration own: jailup rollback --to " + event.Clean(args[0], 100)}
+			case into == "":
+				return &steps.Error{Kind: steps.ErrUsage, Err: errors.New("cannot restore: no new folder given (--into DIR)"), Hint: "see: " + cmd.CommandPath() + " --help"}
+			}
+			return a.onSnapshots(cmd.Context(), "restore", func(ctx context.Context, s *session, store backup.Store) error {
+				return s.restore(ctx, store, args[0], into)
+			})
+		},
+	}
+	cmd.Flags().StringVar(&into, "into", "", "the new `folder`")
+	cmd.Flags().BoolVar(&all, "all-data", false, "over the jail itself, data included")
+	return cmd
+}
+
+// restoredDoc is the JSON document of snapshot restore.
+type restoredDoc struct {
+	Schema   int    `json:"schema"`
+	Jail     string `json:"jail"`
+	Snapshot string `json:"snapshot"`
+	Into     string `json:"into"`
+	Files    int    `json:"files"`
+	Bytes    int64  `json:"bytes"`
+}
+
+func (s *session) restore(ctx context.Context, store backup.Store, id, into string) error {
+	if err := s.needRoot(); err != nil {
+		return s.refuse(err)
+	}
+	abs, err := filepath.Abs(into)
+	if err == nil {
+		err = s.outside(abs, "new folder")
+	}
+	if err == nil {
+		err = placeOf(abs)
+	}
+	if err != nil {
+		return s.refuse(err)
+	}
+	snap, err := s.snapshot(ctx, store, id)
+	if err != nil {
+		return s.refuse(err)
+	}
+	defer snap.Close()
+	if err := snap.Restore(ctx, abs); err != nil {
+		return s.refuse(&steps.Error{Err: err, Hint: "nothing is left of it; choose another folder, or look at the disk"})
+	}
+	m := snap.Meta()
+	doc := restoredDoc{documentSchema, s.jailPath(), m.ID, abs, m.Files, m.Bytes}
+	return s.show(doc, exitOK, func(w io.Writer) error {
+		_, err := fmt.Fprintf(w, "restored snapshot %s into %s: %d files, %s\n", m.ID, event.Clean(abs, 300), m.Files, ui.Bytes(m.Bytes))
+		return err
+	})
+}
