@@ -83,6 +83,8 @@ func Runs(stateDir string, busy *journal.Holder) ([]RunRecord, error) {
 		}
 		out = append(out, st.RunRecord)
 	}
+	// The ids of runs that began in one second are in no order.
+	slices.SortStableFunc(out, func(a, b RunRecord) int { return a.Started.Compare(b.Started) })
 	return out, nil
 }
 

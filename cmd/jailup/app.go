@@ -79,6 +79,7 @@ takes, checks the new one, and rolls all of it back if anything is wrong.`,
 	cmd.SetHelpCommandGroupID("")
 	cmd.CompletionOptions.HiddenDefaultCmd = false
 	for _, verb := range a.verbs() {
+		completed(verb)
 		cmd.AddCommand(verb)
 	}
 	cmd.SetUsageTemplate(cmd.UsageTemplate() + exitHelp)
@@ -91,7 +92,7 @@ func (a *app) verbs() []*cobra.Command {
 		a.createVerb(), a.upgradeVerb(), a.planVerb(), a.rollbackVerb(), a.recoverVerb(),
 		a.statusVerb(), a.checkVerb(), a.startVerb(), a.stopVerb(), a.restartVerb(),
 		a.snapshotVerb(), a.historyVerb(), a.explainVerb(), a.runVerb(), a.recipeVerb(),
-		a.guardianVerb(), a.demoVerb(), a.versionVerb(),
+		a.guardianVerb(), a.demoVerb(), a.versionVerb(), a.completionVerb(),
 	}
 }
 

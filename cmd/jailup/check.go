@@ -32,13 +32,19 @@ func (a *app) check(ctx context.Context, server string) error {
 		return err
 	}
 	if err := s.server(server); err != nil {
-		return s.fail(err)
+		return s.refuse(err)
 	}
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
+	if err := s.needJail(); err != nil {
+		return s.refuse(err)
+	}
 	known, err := s.openJail()
+	if err == nil {
+		err = steps.CheckJail(s.root, s.recipe.Executables)
+	}
 	if err != nil {
-		return s.fail(err)
+		return s.refuse(err)
 	}
 	s.events.RunStart(event.RunStart{Verb: s.verb, Server: s.recipe.Name, Jail: s.root.Path(), Version: version()})
 	if known {

@@ -64,7 +64,7 @@ func (s *session) story(run string) (*steps.Story, error) {
 		}
 	} else {
 		if run == "last" {
-			return nil, usageError("cannot explain the last run: no jail given (--jail DIR)")
+			return nil, s.needJail()
 		}
 		var err error
 		if jails, err = s.registry.List(); err != nil {
@@ -77,16 +77,20 @@ func (s *session) story(run string) (*steps.Story, error) {
 	}
 	var found []place
 	for _, j := range jails {
-		prefix := run
+		dir := filepath.Join(*s.set.StateDir, j.ID)
 		if run == "last" {
-			prefix = ""
+			runs, err := steps.Runs(dir, nil)
+			if err != nil {
+				return nil, err
+			}
+			if n := len(runs); n > 0 {
+				found = append(found, place{j, runs[n-1].Run})
+			}
+			continue
 		}
-		runs, err := steps.FindRuns(filepath.Join(*s.set.StateDir, j.ID), prefix)
+		runs, err := steps.FindRuns(dir, run)
 		if err != nil {
 			return nil, err
-		}
-		if run == "last" && len(runs) > 1 {
-			runs = runs[len(runs)-1:]
 		}
 		for _, r := range runs {
 			found = append(found, place{j, r})
@@ -102,7 +106,8 @@ func (s *session) story(run string) (*steps.Story, error) {
 		for _, p := range found[:min(len(found), 3)] {
 			some = append(some, p.run)
 		}
-		return nil, usageError("cannot explain run %s: %d runs begin so (%s)", shown, len(found), strings.Join(some, ", "))
+		return nil, &steps.Error{Kind: steps.ErrUsage, Hint: "type more of it",
+			Err: fmt.Errorf("cannot explain run %s: %d runs begin so (%s)", shown, len(found), strings.Join(some, ", "))}
 	}
 	p := found[0]
 	st, err := steps.ReadRun(filepath.Join(*s.set.StateDir, p.jail.ID), p.run, steps.Busy(s.dirs.Run, p.jail.ID))

@@ -61,6 +61,9 @@ func (s *session) refuse(err error) error {
 // gone, what is remembered under its path is found all the same, and s.root is
 // nil. known is false for a jail that jailup has done nothing to.
 func (s *session) findJail() (known bool, err error) {
+	if err := s.needJail(); err != nil {
+		return false, err
+	}
 	known, err = s.openJail()
 	if err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return known, err
@@ -115,6 +118,15 @@ func (s *session) talk(format string, args ...any) {
 		return
 	}
 	fmt.Fprintln(s.a.stderr, event.Clean(fmt.Sprintf(format, args...), 500))
+}
+
+// needJail refuses a command line without a jail.
+func (s *session) needJail() error {
+	if s.path != "" {
+		return nil
+	}
+	return &steps.Error{Kind: steps.ErrUsage, Err: errors.New("cannot find the jail: none is given (--jail DIR)"),
+		Hint: "see which there are: jailup status"}
 }
 
 // needRoot refuses what only root can do, before anything is tried.

@@ -41,6 +41,9 @@ func (a *app) run(ctx context.Context, argv []string) error {
 	}
 	// What the program prints is all there is: no story, no summary.
 	s.ui.Close()
+	if err := s.needJail(); err != nil {
+		return err
+	}
 	if err := s.needRoot(); err != nil {
 		return err
 	}

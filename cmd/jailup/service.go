@@ -66,12 +66,12 @@ func (a *app) service(ctx context.Context, verb, server string, do control) erro
 		return err
 	}
 	if err := s.server(server); err != nil {
-		return s.fail(err)
+		return s.refuse(err)
 	}
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	if err := s.takeServer(ctx); err != nil {
-		return s.fail(err)
+		return s.refuse(err)
 	}
 	s.events.RunStart(event.RunStart{Verb: s.verb, Server: s.recipe.Name, Jail: s.root.Path(), Version: version()})
 	if err := s.recoverFirst(ctx); err != nil {
@@ -90,6 +90,9 @@ func (a *app) service(ctx context.Context, verb, server string, do control) erro
 // takeServer opens and locks the jail, which must hold the server: a folder that
 // is no jail is not entered into the registry.
 func (s *session) takeServer(ctx context.Context) error {
+	if err := s.needJail(); err != nil {
+		return err
+	}
 	if err := s.needRoot(); err != nil {
 		return err
 	}

@@ -65,7 +65,10 @@ meanwhile may be in the copy or not. Its name is that of the run.`,
 			ctx, cancel := s.bounded(cmd.Context())
 			defer cancel()
 			if err := s.takeServer(ctx); err != nil {
-				return s.fail(err)
+				return s.refuse(err)
+			}
+			if err := s.outside(*s.set.Snapshots, "snapshot folder"); err != nil {
+				return s.refuse(err)
 			}
 			s.events.RunStart(event.RunStart{Verb: s.verb, Server: s.recipe.Name, Jail: s.root.Path(), Version: version()})
 			if err := s.recoverFirst(ctx); err != nil {
@@ -73,9 +76,6 @@ meanwhile may be in the copy or not. Its name is that of the run.`,
 			}
 			e, err := s.env()
 			if err != nil {
-				return s.fail(err)
-			}
-			if err := s.outside(e.StoreDir, "snapshot folder"); err != nil {
 				return s.fail(err)
 			}
 			for _, open := range []func(*steps.Env) error{s.openStore, s.openRecord} {
@@ -106,7 +106,8 @@ func (s *session) outside(dir, what string) error {
 		}
 	}
 	if rel, err := filepath.Rel(s.root.Path(), real); err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
-		return usageError("cannot use %s as the %s: it lies in the jail", event.Clean(dir, 200), what)
+		return &steps.Error{Kind: steps.ErrUsage, Err: fmt.Errorf("cannot use %s as the %s: it lies in the jail", event.Clean(dir, 200), what),
+			Hint: "choose a folder outside of " + s.root.Path()}
 	}
 	return nil
 }
@@ -373,7 +374,10 @@ func (a *app) snapshotDiff() *cobra.Command {
 			if len(args) == 2 {
 				return nil
 			}
-			return exactArgs("ID")(cmd, args)
+			if len(args) != 1 {
+				return exactArgs("ID", "[ID2]")(cmd, nil)
+			}
+			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.onSnapshots(cmd.Context(), "diff", func(ctx context.Context, s *session, store backup.Store) error {
@@ -461,6 +465,9 @@ case, and so does the newest that was made with the server stopped.`,
 }
 
 func (s *session) prune(ctx context.Context) error {
+	if err := s.needJail(); err != nil {
+		return s.refuse(err)
+	}
 	if err := s.needRoot(); err != nil {
 		return s.refuse(err)
 	}
