@@ -188,13 +188,13 @@ func (d *demo) cleanup() error {
 
 func (d *demo) closing(keep bool) {
 	what := "nothing is left of it"
+	if _, err := os.Stat(d.cache); err == nil {
+		what += " but the packages in " + d.cache + ", for the next time"
+	}
 	if keep {
 		what = "all of it is still there"
 	}
 	end := fmt.Sprintf("Everything went as it should, in %s; %s", ui.Duration(time.Since(d.began)), what)
-	if _, err := os.Stat(d.cache); err == nil {
-		end += " (but packages, in " + d.cache + ")"
-	}
 	if d.say.out != nil {
 		fmt.Fprintf(d.say.out, "\n%s.\n", event.Clean(end, 600))
 	} else {

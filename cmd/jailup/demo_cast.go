@@ -16,14 +16,13 @@ import (
 
 // cast are the versions that play in the demo.
 type cast struct {
-	old, new       string   // of the server's package
-	create         []string // flags of the jail's creation
-	upgrade        []string // flags of its upgrade
-	source         source.Source
-	target         *source.Target // the newest that the sources offer, and what it needs
-	how            string         // where the older one comes from
-	repackedAsNew  bool
-	nothingEarlier error // why no earlier suite serves
+	old, new string   // of the server's package
+	create   []string // flags of the jail's creation
+	upgrade  []string // flags of its upgrade
+	source   source.Source
+	target   *source.Target // the newest that the sources offer, and what it needs
+	how      string         // where the older one comes from
+	suite    string         // the earlier one that it comes from, "" for none
 }
 
 // earlierSuites are the releases of the archives before a given one, the latest
@@ -99,18 +98,28 @@ func (d *demo) older(ctx context.Context, ix *source.Index, newest source.Packag
 				continue
 			}
 			d.cast.old, d.cast.how = v, "of the earlier suite "+suite+", for the index offers one version only"
-			d.cast.create = d.sourceFlags(suite)
+			d.cast.create, d.cast.suite = d.sourceFlags(suite), suite
 			return nil
 		}
 	}
-	d.cast.old, d.cast.create, d.cast.repackedAsNew = newest.Version, d.cast.upgrade, true
+	return d.same(ctx, newest.Version)
+}
+
+// same has the newest version play both: as it is, and repacked.
+func (d *demo) same(ctx context.Context, version string) error {
+	d.cast.old, d.cast.create, d.cast.suite = version, d.cast.upgrade, ""
 	d.cast.how = "the only one that the sources offer; the newer one is the same, repacked under a higher version"
-	dir, version, err := d.repack(ctx, debFile{path: "/usr/share/nginx/jailup-demo.txt", data: "a file that makes a difference\n"})
+	dir, version, err := d.repack(ctx, difference("a newer version"))
 	if err != nil {
 		return err
 	}
 	d.cast.new, d.cast.upgrade = version, []string{"--source", "dir:" + dir}
 	return nil
+}
+
+// difference is a file that makes one, and no other.
+func difference(text string) debFile {
+	return debFile{path: "/usr/share/nginx/jailup-demo.txt", data: text + "\n"}
 }
 
 // inSuite is the version that another suite offers.

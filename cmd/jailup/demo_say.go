@@ -56,7 +56,7 @@ func column(label string) string { return fmt.Sprintf("%-*s", labelWidth, label)
 
 func (n *narrator) write(text string) {
 	if n.out == nil {
-		n.events.Notice(event.Info, text, "")
+		n.events.Notice(event.Info, strings.Join(strings.Fields(text), " "), "")
 		return
 	}
 	fmt.Fprintf(n.out, "   %s\n", text)
@@ -70,7 +70,7 @@ func (n *narrator) part(label, text string) {
 		n.end()
 		n.label = label
 		n.grow(column(label) + text)
-	case n.width+len(text)+2 > narrow:
+	case n.out != nil && n.width+len(text)+2 > narrow:
 		n.grow(",")
 		n.end()
 		n.label = label
