@@ -91,6 +91,7 @@ type Env struct {
 	Guard func() (*guard.Guardian, error)
 
 	control  service.Controller
+	conf     *webconf.Nginx
 	guardian *guard.Guardian
 	prober   *checks.Prober
 	target   *source.Target
@@ -140,8 +141,18 @@ func (e *Env) Control() service.Controller {
 	return e.control
 }
 
+// configuration reads the server's configuration, once in a run: the new server
+// is judged by what the old one was told, not by a configuration that came with
+// the new one.
 func (e *Env) configuration() (*webconf.Nginx, error) {
-	return webconf.ReadNginx(e.Root, e.Recipe.Configuration.Main, filepath.Dir(e.Recipe.Configuration.Main))
+	if e.conf == nil {
+		conf, err := webconf.ReadNginx(e.Root, e.Recipe.Configuration.Main, filepath.Dir(e.Recipe.Configuration.Main))
+		if err != nil {
+			return nil, err
+		}
+		e.conf = conf
+	}
+	return e.conf, nil
 }
 
 // note tells something that stops nothing.

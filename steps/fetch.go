@@ -3,7 +3,6 @@ package steps
 import (
 	"context"
 	"fmt"
-	"os"
 
 	"github.com/jailup/jailup/internal/event"
 	"github.com/jailup/jailup/internal/pkgs"
@@ -34,14 +33,15 @@ func (e *Env) fetchTarget(ctx context.Context) error {
 
 // withDeb opens a package out of the cache, hashed through the descriptor that
 // it is read from.
-func withDeb(b source.Blob, fn func(*pkgs.Deb) error) error {
-	var f *os.File
+//
+// What it may unpack to is bounded by what the signed index says of it.
+func withDeb(p source.Package, b source.Blob, fn func(*pkgs.Deb) error) error {
 	f, err := b.Open()
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	deb, err := pkgs.OpenDeb(f, b.Size, pkgs.Limits{})
+	deb, err := pkgs.OpenDeb(f, b.Size, pkgs.Limits{Output: 4*p.InstalledSize<<10 + 64<<20})
 	if err != nil {
 		return fmt.Errorf("cannot open a package: %w", err)
 	}

@@ -88,7 +88,7 @@ func (k *known) versions(name string) map[string]fileID {
 	for _, p := range others {
 		blobs, err := k.e.Source.Fetch(k.ctx, []source.Package{p}, nil)
 		if err == nil {
-			err = withDeb(blobs[p.SHA256], func(d *pkgs.Deb) error {
+			err = withDeb(p, blobs[p.SHA256], func(d *pkgs.Deb) error {
 				return d.Files(func(e *pkgs.Entry, content io.Reader) error {
 					if e.Type != pkgs.TypeRegular {
 						return nil

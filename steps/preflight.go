@@ -114,6 +114,9 @@ func (e *Env) baselineNow(ctx context.Context, run *Run) error {
 		run.Facts.Argv = service.ArgvOf(*server.Master, e.spec())
 	}
 	report := checks.Report{Down: true}
+	if _, err := e.configuration(); err != nil {
+		e.note(event.Warning, fmt.Sprintf("cannot read the configuration of %s: %v", e.Recipe.Name, err), "")
+	}
 	if server.Running() {
 		set, err := e.checkSet()
 		if err != nil {

@@ -69,6 +69,9 @@ func (e *Env) resolveTarget(ctx context.Context) error {
 	if err != nil {
 		return sourceError(err)
 	}
+	for _, n := range target.Notes {
+		e.note(event.Warning, n, "")
+	}
 	e.index, e.target, e.Arch = ix, target, ix.Arch()
 	if _, ok := target.Get(e.Recipe.Server()); !ok {
 		return fmt.Errorf("cannot resolve %s: the target holds no package %s", e.Recipe.Name, e.Recipe.Server())
@@ -85,7 +88,11 @@ func sourceError(err error) error {
 		return &Error{Kind: ErrUsage, Err: err, Hint: "look at /etc/apt/sources.list and /etc/apt/sources.list.d, or give --apt-sources and --keyring"}
 	case errors.Is(err, source.ErrUnreachable):
 		return &Error{Err: err, Hint: "look at the network, at http_proxy, and at the sources: apt-get update"}
-	case errors.Is(err, source.ErrSignature), errors.Is(err, source.ErrHash):
+	case errors.Is(err, source.ErrUnresolved):
+		return &Error{Err: err, Hint: "see what the sources offer: apt-cache policy"}
+	case errors.Is(err, source.ErrExpired):
+		return &Error{Err: err, Hint: "look at this machine's clock: date; else the mirror sends an index that is too old"}
+	case errors.Is(err, source.ErrSignature), errors.Is(err, source.ErrHash), errors.Is(err, source.ErrRelease):
 		return &Error{Err: err, Hint: "somebody changed what the mirror sends, or the keyring is too old; nothing of it was used"}
 	}
 	return err

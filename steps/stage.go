@@ -165,7 +165,7 @@ func (e *Env) unpack(ctx context.Context) (*fileset.World, error) {
 		if !ok {
 			return nil, fmt.Errorf("cannot stage %s: it was not fetched", p)
 		}
-		err := withDeb(blob, func(d *pkgs.Deb) error { return world.Unpack(d, e.Recipe) })
+		err := withDeb(p, blob, func(d *pkgs.Deb) error { return world.Unpack(d, e.Recipe) })
 		if err != nil {
 			return nil, err
 		}

@@ -146,7 +146,10 @@ func TestKilledAtEveryInstant(t *testing.T) {
 	require.GreaterOrEqual(t, len(chosen), 200, "too few points to mean anything")
 	const others = 5 * time.Second // and its own start, which takes milliseconds here
 	killed, worst := 0, time.Duration(0)
-	for _, n := range chosen {
+	for i, n := range chosen {
+		if i%50 == 0 {
+			t.Logf("%d of %d points", i, len(chosen))
+		}
 		what := fmt.Sprintf("killed at %s", trace[min(n, len(trace))-1])
 		if !f.upgrade("kill:" + strconv.Itoa(n)) {
 			f.whole(what) // a run is not the same to the call: this one was shorter
