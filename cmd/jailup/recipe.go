@@ -148,13 +148,23 @@ func (a *app) recipeLint() *cobra.Command {
 
 var keyAtFront = regexp.MustCompile(`^([a-z_]+(?:\.[a-z_]+)*): `)
 
-// withLine adds the line to an error that names a key and no line.
+var goType = regexp.MustCompile(` in type recipes\.\w+`)
+
+// withLine adds the line to an error that names a key and no line, and takes out
+// what only a programmer would understand.
 func withLine(file string, err error) string {
 	prefix := "cannot read recipe " + file + ": "
 	rest, ok := strings.CutPrefix(err.Error(), prefix)
+	rest = goType.ReplaceAllString(strings.TrimPrefix(rest, "unmarshal errors: "), "")
 	m := keyAtFront.FindStringSubmatch(rest)
-	if !ok || m == nil {
+	if !ok {
 		return err.Error()
+	}
+	if rest == "EOF" {
+		return prefix + "it is empty"
+	}
+	if m == nil {
+		return prefix + rest
 	}
 	data, rerr := os.ReadFile(file)
 	var doc yaml.Node
