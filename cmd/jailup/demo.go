@@ -209,16 +209,15 @@ func (d *demo) kept() {
 	if d.url != "" {
 		d.say.fact("", "%s", d.url)
 	}
-	root := d.a.root()
 	for _, c := range [][]string{
 		{"status", flags}, {"history", flags}, {"explain", d.sabotaged + " " + flags}, {"snapshot", "list " + flags},
-		{"rollback", flags}, {"stop", demoServer + " " + flags},
+		{"rollback", flags},
 	} {
-		if found, _, err := root.Find(c[:1]); err == nil && found != root && (c[0] != "explain" || d.sabotaged != "") {
+		if c[0] != "explain" || d.sabotaged != "" {
 			d.say.fact("go on:", "jailup %s", strings.Join(c, " "))
 		}
 	}
-	d.say.fact("remove:", "end nginx, then: rm -r %s", d.dir)
+	d.say.fact("remove:", "jailup stop %s %s && rm -r %s", demoServer, flags, d.dir)
 }
 
 // end tells how the demo ended, and sets the exit status.

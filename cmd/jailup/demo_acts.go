@@ -18,7 +18,6 @@ import (
 
 	"github.com/jailup/jailup/internal/event"
 	"github.com/jailup/jailup/internal/jail"
-	"github.com/jailup/jailup/internal/service"
 	"github.com/jailup/jailup/internal/ui"
 	"github.com/jailup/jailup/recipes"
 	"github.com/jailup/jailup/steps"
@@ -70,29 +69,22 @@ func (d *demo) building(ctx context.Context) error {
 
 // start starts the server and keeps what it answers.
 func (d *demo) start(ctx context.Context) error {
-	root, err := jail.Open(d.jail)
+	o, err := d.program(ctx, false, nil, "start", demoServer)
 	if err != nil {
 		return err
 	}
-	defer root.Close()
-	e := &steps.Env{Root: root, Recipe: d.s.recipe}
-	if _, err := e.Control().Start(ctx, service.StartOptions{}); err != nil {
-		return err
+	if o.exit != exitOK {
+		return d.unexpected(o, "started", "start")
 	}
-	t := transport(true)
-	for deadline := time.Now().Add(20 * time.Second); ; {
-		status, body, err := ask(ctx, t, d.url)
-		if err == nil && status == http.StatusOK {
-			d.page = body
-			return nil
-		}
-		if err == nil {
-			err = fmt.Errorf("status %d", status)
-		}
-		if time.Now().After(deadline) || !sleep(ctx, 20*time.Millisecond) {
-			return fmt.Errorf("%s does not answer: %w", d.url, err)
-		}
+	status, body, err := ask(ctx, transport(true), d.url)
+	if err != nil {
+		return fmt.Errorf("%s does not answer: %w", d.url, err)
 	}
+	if status != http.StatusOK {
+		return fmt.Errorf("%s answers %d", d.url, status)
+	}
+	d.page = body
+	return nil
 }
 
 // upgrading shows an upgrade that goes well.

@@ -49,7 +49,8 @@ func (d *demo) casting(ctx context.Context) error {
 	}
 	ix, err := e.Index(ctx)
 	if err != nil {
-		return fmt.Errorf("cannot read the package index: %w", err)
+		return &steps.Error{Err: fmt.Errorf("cannot read the package index: %w", err),
+			Hint: "look at the network, at http_proxy and at the sources of apt, or give --source dir:FOLDER"}
 	}
 	target, err := d.resolve(ix, "")
 	if err != nil {

@@ -39,6 +39,7 @@ func (d *demo) program(ctx context.Context, show bool, kill func(event.Event) bo
 	// In words only: what it is asked to do is what a user could have typed.
 	what := "jailup " + args[0]
 	cmd := exec.CommandContext(ctx, self, args...)
+	cmd.Args[0] = "jailup"
 	cmd.Env = guardianEnv()
 	// Ctrl-C is for the demo, which asks the program to end and waits for it.
 	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
