@@ -283,7 +283,7 @@ func (w *worker) regular(k *work, fd int, it *item) (_ *item, err error) {
 		t = nil
 	}
 	defer func() { e.madeTwin(t, k.d, it, err == nil) }()
-	src, err := openSeen(fd, e.ctx.Done())
+	src, err := openSeen(e.proc, fd, e.ctx.Done())
 	if errors.Is(err, unix.ESTALE) {
 		e.madeTwin(t, k.d, it, false)
 		t = nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -27,6 +28,7 @@ type engine struct {
 	ctx     context.Context
 	src     int    // the source's root
 	dst     int    // the copy's root, or -1
+	proc    int    // /proc/self/fd, during run
 	mnt     uint64 // mount of the source's root: no other one is entered
 	ex      *excluder
 	stage   bool  // leave out StageName in the root
@@ -138,7 +140,14 @@ func (e *engine) run(root *dir, workers int) error {
 	if workers <= 0 {
 		workers = 4
 	}
-	fd, err := openDir(e.src, "")
+	// Not by openat2: the way there is a link and a mount.
+	fd, err := unix.Open("/proc/self/fd", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("cannot use /proc: %w", err)
+	}
+	e.proc = fd
+	defer unix.Close(fd)
+	fd, err = openDir(e.src, "")
 	if err != nil {
 		return err
 	}
