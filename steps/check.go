@@ -3,6 +3,7 @@ package steps
 import (
 	"context"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/jailup/jailup/checks"
@@ -53,6 +54,10 @@ func (e *Env) verdict(report checks.Report) error {
 		more = fmt.Sprintf("; and %d more", len(what)-3)
 		what = what[:3]
 	}
-	return fail(ErrUnhealthy, "see its log, and what was done to it: jailup history"+jail,
+	hint := "see its log, and what was done to it: jailup history" + jail
+	if os.Geteuid() != 0 {
+		hint = "only root can look into its processes: use sudo"
+	}
+	return fail(ErrUnhealthy, hint,
 		"%s is not well: %s%s", e.Recipe.Name, strings.Join(what, "; "), more)
 }

@@ -159,6 +159,15 @@ func (st *Story) fate(stateDir, run string, busy *journal.Holder) error {
 	if err != nil {
 		return fmt.Errorf("cannot tell what became of run %s: %w", st.Run, err)
 	}
+	if rec.Run == run {
+		if f, err := FactsOf(rec); err == nil && f.From != nil && f.To != nil {
+			st.From, st.To = f.From, f.To
+		}
+	}
+	if open && rec.Run == run && busy != nil {
+		st.Result = UnderWay // it is being recovered
+		return nil
+	}
 	if open && rec.Run == run {
 		st.Result = CutOff
 		st.Failed, st.Why = event.Clean(rec.Step, 100), event.Clean(rec.Cause, 1000)

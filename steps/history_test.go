@@ -122,6 +122,7 @@ func TestWhatBecameOfARunThatWasCutOff(t *testing.T) {
 		"ended":        {func(t *testing.T, dir string) { save(t, dir, journal.Ended) }, nil, Undone},
 		"no journal":   {func(*testing.T, string) {}, nil, Undone},
 		"under way":    {func(t *testing.T, dir string) { save(t, dir, journal.Forward) }, &journal.Holder{Run: run}, UnderWay},
+		"recovering":   {func(t *testing.T, dir string) { save(t, dir, journal.Back) }, &journal.Holder{Run: "x"}, UnderWay},
 		"another runs": {func(t *testing.T, dir string) { save(t, dir, journal.Ended) }, &journal.Holder{Run: "x"}, Undone},
 		"committed": {func(t *testing.T, dir string) {
 			save(t, dir, journal.Ended)

@@ -53,8 +53,7 @@ func (s *choose) Do(ctx context.Context, run *Run) error {
 	if err != nil {
 		return err
 	}
-	to := e.Options.ToSnapshot
-	if to != "" && (last == nil || to != last.Run) {
+	if to := e.Options.ToSnapshot; to != "" && (last == nil || to != last.Run || !exists(last.Stage)) {
 		return s.fromSnapshot(ctx, run, to)
 	}
 	if last == nil {
@@ -84,6 +83,11 @@ func (s *choose) Do(ctx context.Context, run *Run) error {
 		return err
 	}
 	return e.set.Save(e.RunDir(), "changeset.json")
+}
+
+func exists(p string) bool {
+	_, err := os.Lstat(p)
+	return err == nil
 }
 
 // oldManifest keeps the manifest of before the reverted run with this run; a

@@ -12,6 +12,7 @@ import (
 	"github.com/jailup/jailup/internal/journal"
 	"github.com/jailup/jailup/internal/manifest"
 	"github.com/jailup/jailup/internal/service"
+	"github.com/jailup/jailup/recipes"
 )
 
 // The states of a jail's server.
@@ -67,10 +68,15 @@ func Status(ctx context.Context, e *Env, lockDir string) *JailStatus {
 	return s
 }
 
-// Past is the status of a jail that is not there: what is remembered of it.
-func Past(dir, stateDir, id, server, lockDir string) *JailStatus {
-	s := newStatus(dir, id, server)
+// Past is the status of a jail that is not there: what is remembered of it. The
+// recipe is nil where that is not known.
+func Past(dir, stateDir, id string, recipe *recipes.Recipe, lockDir string) *JailStatus {
+	s := newStatus(dir, id, "")
 	s.State = Missing
+	server := ""
+	if recipe != nil {
+		s.Server, server = recipe.Name, recipe.Server()
+	}
 	s.past(stateDir, server, lockDir)
 	s.Problems = append(s.Problems, "the jail's folder is not there")
 	return s
