@@ -167,7 +167,10 @@ func printStory(w io.Writer, st *steps.Story, next []string) error {
 		}
 	}
 	say("%s", verdictOf(st))
-	if st.Failed != "" {
+	if n := len(st.Steps); n > 0 && st.Ended == nil && st.Steps[n-1].State == steps.CutOff {
+		say("Its record ends in step %s.", st.Steps[n-1].Name)
+	}
+	if st.Failed != "" && st.Ended != nil {
 		say("Failed: step %s%s", st.Failed, tookOf(st))
 	}
 	if st.Why != "" {

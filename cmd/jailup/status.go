@@ -71,11 +71,7 @@ func (s *session) statusOne(ctx context.Context) (*steps.JailStatus, error) {
 		return nil, err
 	}
 	if s.root == nil {
-		name := ""
-		if s.recipe != nil {
-			name = s.recipe.Server()
-		}
-		return steps.Past(s.path, s.stateDir(), s.id, name, s.dirs.Run), nil
+		return steps.Past(s.path, s.stateDir(), s.id, s.recipe, s.dirs.Run), nil
 	}
 	if err := s.guess(); err != nil {
 		return nil, err
