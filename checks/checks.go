@@ -178,7 +178,7 @@ type Policy struct {
 func DefaultPolicy() Policy {
 	return Policy{
 		Period: 200 * time.Millisecond, Timeout: 5 * time.Second, Passes: 2,
-		Deadline: 60 * time.Second, Settle: 10 * time.Second, Absent: 2 * time.Second,
+		Deadline: 60 * time.Second, Settle: 3 * time.Second, Absent: 2 * time.Second,
 		Soak: 10 * time.Second, FailAfter: 3, FailShare: 0.2,
 	}
 }

@@ -5,6 +5,7 @@ package steps
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/jailup/jailup/backup"
@@ -105,6 +106,8 @@ type Env struct {
 	marks    []checks.Mark
 	old      *manifest.Manifest
 	foreign  []string
+	stopped  time.Time     // when the server had stopped
+	away     time.Duration // longest time from a stop to the end of the start
 	evidence string
 }
 
@@ -192,7 +195,12 @@ func (e *Env) worker(f *Facts) (*changeset.Worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	return changeset.NewWorker(e.Root, stage.Dir(), set)
+	w, err := changeset.NewWorker(e.Root, stage.Dir(), set)
+	if err != nil {
+		return nil, err
+	}
+	w.Inside = strings.HasPrefix(f.Stage, e.Root.Path()+"/")
+	return w, nil
 }
 
 // Close releases what the steps opened.

@@ -16,8 +16,10 @@ import (
 	"github.com/jailup/jailup/internal/event"
 	"github.com/jailup/jailup/internal/fileset"
 	"github.com/jailup/jailup/internal/jail"
+	"github.com/jailup/jailup/internal/manifest"
 	"github.com/jailup/jailup/internal/pkgs"
 	"github.com/jailup/jailup/internal/source"
+	"golang.org/x/sys/unix"
 )
 
 // known recognises files by their digest: those of the other versions that the
@@ -27,13 +29,14 @@ type known struct {
 	ctx     context.Context
 	e       *Env
 	offered map[string]map[string]fileID // package → digest → what it is
+	files   map[fileID][]manifest.File   // what these packages hold
 	host    map[string]fileID            // canonical path and MD5 → what it is
 }
 
 type fileID struct{ pkg, version string }
 
 func newKnown(ctx context.Context, e *Env) *known {
-	return &known{ctx: ctx, e: e, offered: map[string]map[string]fileID{}}
+	return &known{ctx: ctx, e: e, offered: map[string]map[string]fileID{}, files: map[fileID][]manifest.File{}}
 }
 
 // maxOthers bounds how many other versions of one package are looked into.
@@ -89,14 +92,7 @@ func (k *known) versions(name string) map[string]fileID {
 		blobs, err := k.e.Source.Fetch(k.ctx, []source.Package{p}, nil)
 		if err == nil {
 			err = withDeb(p, blobs[p.SHA256], func(d *pkgs.Deb) error {
-				return d.Files(func(e *pkgs.Entry, content io.Reader) error {
-					if e.Type != pkgs.TypeRegular {
-						return nil
-					}
-					sum, err := hash(content)
-					m[sum] = fileID{p.Package, p.Version}
-					return err
-				})
+				return k.read(d, fileID{p.Package, p.Version}, m)
 			})
 		}
 		if err != nil {
@@ -104,6 +100,38 @@ func (k *known) versions(name string) map[string]fileID {
 		}
 	}
 	return m
+}
+
+// read digests one package.
+func (k *known) read(d *pkgs.Deb, id fileID, byDigest map[string]fileID) error {
+	conf := map[string]bool{}
+	for _, c := range d.Conffiles() {
+		conf[c] = true
+	}
+	return d.Files(func(e *pkgs.Entry, content io.Reader) error {
+		f := manifest.File{Path: fileset.Canonical(e.Path), Package: id.pkg, Conf: conf[e.Path]}
+		switch e.Type {
+		case pkgs.TypeRegular:
+			sum, err := hash(content)
+			if err != nil {
+				return err
+			}
+			byDigest[sum] = id
+			f.Mode, f.SHA256 = unix.S_IFREG|e.Mode, sum
+		case pkgs.TypeSymlink:
+			f.Mode, f.Link = unix.S_IFLNK|0o777, e.Link
+		default:
+			return nil
+		}
+		k.files[id] = append(k.files[id], f)
+		return nil
+	})
+}
+
+// shipped lists what one version of a package held, where the sources still
+// offer it.
+func (k *known) shipped(pkg, version string) []manifest.File {
+	return k.files[fileID{pkg, version}]
 }
 
 const (

@@ -98,6 +98,13 @@ func (e *Env) outcome(ctx context.Context, f Facts, res pipeline.Result) Outcome
 		}
 	}
 	out.Result = resultOf(ctx, res.Err, f.Signalled)
+	if out.Result == event.Interrupted {
+		what := "nothing is changed"
+		if f.Signalled {
+			what = "the old version is back"
+		}
+		out.Err = &Error{Kind: ErrInterrupted, Err: fmt.Errorf("interrupted in step %s; %s", res.Step, what)}
+	}
 	return out
 }
 

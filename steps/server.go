@@ -102,6 +102,7 @@ func (s *stop) Do(ctx context.Context, run *Run) error {
 		return err
 	}
 	_, err := e.Control().Stop(ctx, service.StopOptions{Grace: run.Facts.Grace})
+	e.stopped = time.Now()
 	sys.Point("stopped")
 	return err
 }
@@ -138,6 +139,9 @@ func (e *Env) startServer(ctx context.Context, run *Run) error {
 		e.marks = set.Mark()
 	}
 	_, err = e.Control().Start(ctx, service.StartOptions{Argv: run.Facts.Argv})
+	if !e.stopped.IsZero() {
+		e.away, e.stopped = max(e.away, time.Since(e.stopped)), time.Time{}
+	}
 	return err
 }
 
@@ -237,7 +241,8 @@ func (e *Env) Downtime() *int64 {
 	if !ok {
 		return nil
 	}
-	ms := gap.Milliseconds()
+	// A stop and start between two probes is seen by none of them.
+	ms := max(gap, e.away).Milliseconds()
 	return &ms
 }
 

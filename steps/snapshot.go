@@ -57,31 +57,36 @@ func (s *snapshot) Undo(ctx context.Context, run *Run) error {
 	return err
 }
 
-// settle brings the copy to the state of the stopped jail, and gives it its
-// name. What it costs is what changed since the copy.
+// settle brings the copy to the state of the stopped jail. What it costs is what
+// changed since the copy.
 type settle struct{ e *Env }
 
 func (s *settle) Name() string { return "settle" }
 
-func (s *settle) Do(ctx context.Context, run *Run) error {
-	e := s.e
-	if e.pending == nil {
+func (s *settle) Do(ctx context.Context, _ *Run) error {
+	if s.e.pending == nil {
 		return nil // sealed already
 	}
-	if _, err := e.pending.Settle(ctx, e.Root); err != nil {
-		return err
-	}
-	packages := map[string]string{}
-	if e.old != nil {
-		packages = e.old.Packages
-	} else {
-		for k, v := range run.Facts.From {
-			packages[k] = v
-		}
+	_, err := s.e.pending.Settle(ctx, s.e.Root)
+	return err
+}
+
+func (s *settle) Undo(context.Context, *Run) error { return nil }
+
+// seal writes the snapshot's manifest, which costs what the jail weighs, and
+// gives it its name: the server is up again meanwhile.
+type seal struct{ e *Env }
+
+func (s *seal) Name() string { return "seal" }
+
+func (s *seal) Do(ctx context.Context, run *Run) error {
+	e := s.e
+	if e.pending == nil {
+		return nil
 	}
 	snap, err := e.pending.Seal(ctx, backup.Meta{
 		JailID: e.JailID, Jail: e.Root.Path(), Consistency: backup.Stopped,
-		Packages: packages, Reason: "before " + run.Facts.Verb, Run: e.Run,
+		Packages: run.Facts.From, Reason: "before " + run.Facts.Verb, Run: e.Run,
 	})
 	if err != nil {
 		return err
@@ -90,7 +95,7 @@ func (s *settle) Do(ctx context.Context, run *Run) error {
 	return snap.Close()
 }
 
-func (s *settle) Undo(context.Context, *Run) error { return nil }
+func (s *seal) Undo(context.Context, *Run) error { return nil }
 
 // arm looks once more whether the jail is what the changeset was computed from,
 // and starts the guardian. After it the server may be stopped.

@@ -12,7 +12,10 @@ import (
 	"github.com/jailup/jailup/internal/changeset"
 	"github.com/jailup/jailup/internal/event"
 	"github.com/jailup/jailup/internal/fileset"
+	"github.com/jailup/jailup/internal/jail"
 	"github.com/jailup/jailup/internal/pkgs"
+	"github.com/jailup/jailup/internal/sys"
+	"golang.org/x/sys/unix"
 )
 
 // stage unpacks the target beside the jail, decides what becomes of each file,
@@ -31,6 +34,9 @@ func (s *stage) Do(ctx context.Context, run *Run) error {
 		return err
 	}
 	e.stage = st
+	if err := e.trial(); err != nil {
+		return err
+	}
 	world, err := e.unpack(ctx)
 	if err != nil {
 		return err
@@ -41,12 +47,35 @@ func (s *stage) Do(ctx context.Context, run *Run) error {
 	}
 	e.sel, err = fileset.Select(ctx, fileset.Input{
 		Root: e.Root, Recipe: e.Recipe, World: world, Stage: st, Old: e.old,
-		ConfNew: e.Options.ConfNew, Known: known.identify,
+		ConfNew: e.Options.ConfNew, Known: known.identify, Shipped: known.shipped,
 	})
 	if err != nil {
 		return err
 	}
 	return e.finishStage(ctx, run)
+}
+
+// trial exchanges two files of the stage: a file system that cannot is found out
+// now, and not in the window.
+func (e *Env) trial() error {
+	info, err := jail.Fstat(int(e.stage.Dir().Fd()))
+	if err != nil {
+		return err
+	}
+	if info.MountID != e.Root.MountID() && e.Scratch == "" {
+		return fail(nil, "", "cannot upgrade jail %s: no folder beside it or in it lies on its mount", e.Root.Path())
+	}
+	var names [2]string
+	for i := range names {
+		if names[i], _, err = e.stage.Put(strings.NewReader(""), 0, fileset.Meta{Perm: 0o600}); err != nil {
+			return err
+		}
+	}
+	dir := int(e.stage.Dir().Fd())
+	if err := sys.Renameat2(dir, names[0], dir, names[1], unix.RENAME_EXCHANGE); err != nil {
+		return fail(nil, "", "cannot upgrade jail %s: its file system cannot exchange two files: %w", e.Root.Path(), err)
+	}
+	return nil
 }
 
 // finishStage computes the changeset of the selection and makes both durable.
@@ -105,6 +134,9 @@ func (e *Env) versions() (from, to map[string]string) {
 // keepStage makes durable what the changeset takes out of the stage, and removes
 // the rest.
 func (e *Env) keepStage() error {
+	if e.Scratch != "" {
+		return nil // it is thrown away
+	}
 	keep := map[string]bool{}
 	for _, op := range e.set.Ops {
 		if (op.Kind == changeset.Replace || op.Kind == changeset.Add) && !op.Hold {

@@ -22,11 +22,12 @@ func Upgrade(e *Env) Plan {
 			&settle{e},    //   down    bring the snapshot up to date          –
 			&install{e},   //   down    exchange what changes                  exchange it back
 			&start{e},     //   up      start, wait until it is ready          stop
+			&seal{e},      //   up      the snapshot gets its name             –
 			&verify{e},    //   up      the checks, and again for the soak     –
 			// — commit —       one atomic, durable journal write
 			&record{e}, //      up      the manifest, what rollback needs
 			&prune{e},  //      up      disarm; old stages, snapshots, evidence
 		},
-		Commit: 12,
+		Commit: 13,
 	}
 }

@@ -38,6 +38,9 @@ type Worker struct {
 	stage *os.File
 	set   *Set
 	dirs  map[string]*os.File
+	// Inside says that the stage lies in the jail, where its programs may reach
+	// it: nothing is then known by inode and times, all by digest.
+	Inside bool
 }
 
 // NewWorker checks that jail and stage are the file system that the set was
@@ -87,6 +90,15 @@ func (w *Worker) forget(p string) {
 	}
 }
 
+func (w *Worker) is(dir int, name string, want *State) (bool, error) {
+	if w.Inside && want != nil {
+		doubted := *want
+		doubted.Ino = 0
+		want = &doubted
+	}
+	return is(dir, name, want)
+}
+
 func (w *Worker) where(op *Op) (position, error) {
 	d, base, err := w.parent(op.Path)
 	if errors.Is(err, unix.ENOENT) {
@@ -101,8 +113,8 @@ func (w *Worker) where(op *Op) (position, error) {
 	if err != nil {
 		return foreign, err
 	}
-	inJail := func(s *State) (bool, error) { return is(int(d.Fd()), base, s) }
-	inStage := func(s *State) (bool, error) { return is(int(w.stage.Fd()), op.Stage, s) }
+	inJail := func(s *State) (bool, error) { return w.is(int(d.Fd()), base, s) }
+	inStage := func(s *State) (bool, error) { return w.is(int(w.stage.Fd()), op.Stage, s) }
 	both := func(jailState, stageState *State) (bool, error) {
 		ok, err := inStage(stageState)
 		if err != nil || !ok {
@@ -208,7 +220,7 @@ func (w *Worker) forward(op *Op) error {
 	jailDir := int(d.Fd())
 	switch op.Kind {
 	case Replace:
-		return w.exchange(jailDir, base, op, op.Old)
+		return w.exchange(jailDir, base, op, op.Old, op.New)
 	case Add:
 		return w.moveIn(jailDir, base, op)
 	case Remove:
@@ -231,7 +243,7 @@ func (w *Worker) backward(op *Op) error {
 	jailDir := int(d.Fd())
 	switch op.Kind {
 	case Replace:
-		return w.exchange(jailDir, base, op, op.New)
+		return w.exchange(jailDir, base, op, op.New, op.Old)
 	case Add:
 		return w.takeOut(jailDir, base, op, op.New)
 	case Remove:
@@ -251,13 +263,17 @@ func (w *Worker) backward(op *Op) error {
 }
 
 // exchange swaps the jail's file with the staged one. What comes out must be
-// expect: a file put there at the last moment is put back.
-func (w *Worker) exchange(jailDir int, base string, op *Op, expect *State) error {
+// expect: a file put there at the last moment is put back. Where the stage lies
+// in the jail, what went in is looked at again as well.
+func (w *Worker) exchange(jailDir int, base string, op *Op, expect, in *State) error {
 	stage := int(w.stage.Fd())
 	if err := sys.Renameat2(stage, op.Stage, jailDir, base, unix.RENAME_EXCHANGE); err != nil {
 		return err
 	}
-	ok, err := is(stage, op.Stage, expect)
+	ok, err := w.is(stage, op.Stage, expect)
+	if err == nil && ok && w.Inside {
+		ok, err = w.is(jailDir, base, in)
+	}
 	if err == nil && ok {
 		return nil
 	}
@@ -284,7 +300,7 @@ func (w *Worker) takeOut(jailDir int, base string, op *Op, expect *State) error 
 	if err := sys.Renameat2(jailDir, base, stage, op.Stage, unix.RENAME_NOREPLACE); err != nil {
 		return err
 	}
-	ok, err := is(stage, op.Stage, expect)
+	ok, err := w.is(stage, op.Stage, expect)
 	if err == nil && ok {
 		return nil
 	}

@@ -32,6 +32,9 @@ type Input struct {
 	// Known identifies the content of files that are about to be replaced or
 	// left; nil knows nothing.
 	Known func(canonical string, st *changeset.State) (pkg, version string, ok bool)
+	// Shipped lists what a recognised version of a package held, by canonical
+	// path; nil, or an empty list, where that is not known.
+	Shipped func(pkg, version string) []manifest.File
 }
 
 // Conf is what became of one file of the configuration.
@@ -91,6 +94,7 @@ func Select(ctx context.Context, in Input) (*Selection, error) {
 		return nil, err
 	}
 	s.obsolete()
+	s.outgrown()
 	s.finish()
 	return s.out, nil
 }
@@ -126,7 +130,7 @@ func (s *selector) closure(ctx context.Context) (map[string]bool, error) {
 		roots = append(roots, Canonical(e))
 	}
 	for _, n := range s.in.World.sorted() {
-		if n.Dir || n.State.Mode&unix.S_IFMT != unix.S_IFREG {
+		if n.Dir {
 			continue
 		}
 		wanted := n.Owned && s.wantsOwned(n) || recipes.Match(s.in.Recipe.Runtime, n.Path) && (s.whole() || s.present(n))
@@ -153,8 +157,13 @@ func (s *selector) closure(ctx context.Context) (map[string]bool, error) {
 	return needed, nil
 }
 
+// isELF looks at what a node leads to: a runtime file may be a link.
 func (s *selector) isELF(n *Node) bool {
-	f, err := s.in.Stage.Open(n.Stage)
+	_, target, err := s.in.World.resolve(n.Path, true)
+	if err != nil || target == nil || target.State.Mode&unix.S_IFMT != unix.S_IFREG {
+		return false
+	}
+	f, err := s.in.Stage.Open(target.Stage)
 	if err != nil {
 		return false
 	}
@@ -452,6 +461,32 @@ func (s *selector) obsolete() {
 		}
 		s.out.Input.Remove = append(s.out.Input.Remove, p)
 		s.out.Input.Rmdir = append(s.out.Input.Rmdir, path.Dir(p))
+	}
+}
+
+// outgrown does the same in a jail without a manifest: for the packages that
+// were recognised in it.
+func (s *selector) outgrown() {
+	if s.in.Old != nil || s.in.Shipped == nil {
+		return
+	}
+	for pkg, version := range s.out.From {
+		if version == s.in.World.packages[pkg] {
+			continue
+		}
+		for _, f := range s.in.Shipped(pkg, version) {
+			if f.Conf || s.in.World.nodes[f.Path] != nil || recipes.Match(s.in.Recipe.State, f.Path) {
+				continue
+			}
+			for _, p := range s.layout.Existing(f.Path) {
+				if _, wanted := s.wants[p]; wanted {
+					continue
+				}
+				if cur, err := s.read(p); err == nil && cur != nil && cur.SHA256 == f.SHA256 && cur.Link == f.Link {
+					s.out.Input.Remove = append(s.out.Input.Remove, p)
+				}
+			}
+		}
 	}
 }
 

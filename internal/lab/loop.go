@@ -339,3 +339,16 @@ func unmountAll(t testing.TB, at string) {
 		}
 	}
 }
+
+// Sync makes all that was written to a file system durable.
+func Sync(t testing.TB, at string) {
+	t.Helper()
+	d, err := os.Open(at)
+	if err != nil {
+		t.Fatalf("cannot sync %s: %v", at, err)
+	}
+	defer d.Close()
+	if err := unix.Syncfs(int(d.Fd())); err != nil {
+		t.Fatalf("cannot sync %s: %v", at, err)
+	}
+}
