@@ -101,8 +101,8 @@ func (s *stop) Do(ctx context.Context, run *Run) error {
 	if err := run.Save(); err != nil {
 		return err
 	}
+	e.stopped = time.Now() // with the first signal it accepts nothing more
 	_, err := e.Control().Stop(ctx, service.StopOptions{Grace: run.Facts.Grace})
-	e.stopped = time.Now()
 	sys.Point("stopped")
 	return err
 }
@@ -198,6 +198,9 @@ func (e *Env) verifyNow(ctx context.Context, policy checks.Policy) error {
 		e.note(event.Warning, serr.Error(), "")
 	}
 	if err != nil && ctx.Err() == nil {
+		if bad := report.With(checks.Unhealthy); len(bad) > 0 {
+			return fail(ErrUnhealthy, "", "%s is not well: check %s: %s", e.Recipe.Name, bad[0].Name, bad[0].Detail)
+		}
 		return fail(ErrUnhealthy, "", "%s is not well: %w", e.Recipe.Name, err)
 	}
 	return err
