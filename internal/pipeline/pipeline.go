@@ -210,12 +210,16 @@ func goBack[F any](ctx context.Context, plan Plan[F], run *Run[F], from int) Res
 			return Result{Outcome: Stuck, Step: step.Name(), UndoErr: err}
 		}
 	}
-	_ = run.mark(journal.Ended, 0, "")
+	if err := run.mark(journal.Ended, 0, ""); err != nil {
+		run.obs.Warn(err.Error()) // the next recovery undoes what is undone, and tries again
+	}
 	return Result{Outcome: RolledBack}
 }
 
 // Recover ends what rec began: back before the commit, forward after it. A
-// record that is ended is RolledBack or Committed already and does nothing.
+// record that is ended is RolledBack or Committed already and does nothing. One
+// that does not fit the plan, of another version of the program perhaps, is
+// Stuck with nothing touched: what it means is never guessed.
 func Recover[F any](ctx context.Context, plan Plan[F], rec journal.Record, store Store, obs Observer) (*Run[F], Result) {
 	var facts F
 	run := NewRun(rec.Run, facts, store, obs)
@@ -228,17 +232,24 @@ func Recover[F any](ctx context.Context, plan Plan[F], rec journal.Record, store
 	switch {
 	case rec.Plan != plan.Name || rec.Next < 0 || rec.Next > len(plan.Steps):
 		return run, Result{Outcome: Stuck, Step: rec.Step, UndoErr: fmt.Errorf("cannot recover run %s: its plan %q has no step %d", rec.Run, rec.Plan, rec.Next)}
+	case rec.Phase == journal.Ended && rec.Next > 0 && rec.Next >= plan.Commit:
+		return run, Result{Outcome: Committed}
+	case rec.Phase == journal.Ended:
+		return run, Result{Outcome: RolledBack}
 	case rec.Phase == journal.Committed:
 		return run, afterCommit(ctx, plan, run)
 	case rec.Phase == journal.Forward, rec.Phase == journal.Back:
+		if rec.Next >= plan.Commit || plan.Steps[rec.Next].Name() != rec.Step {
+			return run, Result{Outcome: Stuck, Step: rec.Step, UndoErr: fmt.Errorf("cannot recover run %s: step %d of its plan %q is not %q", rec.Run, rec.Next, rec.Plan, rec.Step)}
+		}
 		if rec.Cause == "" {
 			run.rec.Cause = "the run was cut off in step " + rec.Step
 		}
-		res := goBack(context.WithoutCancel(ctx), plan, run, min(rec.Next, plan.Commit-1))
+		res := goBack(context.WithoutCancel(ctx), plan, run, rec.Next)
 		res.Err = errors.New(run.rec.Cause)
 		return run, res
 	}
-	return run, Result{Outcome: RolledBack}
+	return run, Result{Outcome: Stuck, Step: rec.Step, UndoErr: fmt.Errorf("cannot recover run %s: its phase %q is not known", rec.Run, rec.Phase)}
 }
 
 type silent struct{}
