@@ -78,8 +78,9 @@ const (
 //
 // It is not safe for concurrent use; the lock of the jail keeps others away.
 type Journal struct {
-	f   *os.File
-	seq uint64
+	f      *os.File
+	seq    uint64 // of the newest whole record
+	loaded bool   // seq is known
 }
 
 // Open opens the journal in dir, which must exist, and makes it if need be.
@@ -112,6 +113,7 @@ func OpenReadOnly(dir string) (*Journal, error) {
 func (j *Journal) Close() error { return j.f.Close() }
 
 // Load returns the newest whole record; the zero Record where there is none yet.
+// A file that was cut off or emptied is ErrDamaged: it may have held one.
 func (j *Journal) Load() (Record, error) {
 	buf := make([]byte, slots*slotSize)
 	n, err := j.f.ReadAt(buf, 0)
@@ -126,23 +128,34 @@ func (j *Journal) Load() (Record, error) {
 		if !ok || found && seq <= bestSeq {
 			continue
 		}
-		var rec Record
-		if err := json.Unmarshal(payload, &rec); err != nil {
-			continue
-		}
-		if rec.Version > Version {
-			return Record{}, ErrNewer
+		rec, err := parse(payload)
+		if err != nil {
+			return Record{}, err
 		}
 		best, bestSeq, found = rec, seq, true
 	}
-	if !found {
-		if n > 0 && len(bytes.Trim(buf, "\x00")) > 0 || n == 0 {
-			return Record{}, ErrDamaged
-		}
-		return Record{}, nil
+	if !found && (n < len(buf) || len(bytes.Trim(buf, "\x00")) > 0) {
+		return Record{}, ErrDamaged
 	}
+	j.loaded = true
 	j.seq = bestSeq
 	return best, nil
+}
+
+// parse reads a record whose digest is right. The version comes first: a newer
+// one may have another form.
+func parse(payload []byte) (Record, error) {
+	var v struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(payload, &v); err == nil && v.Version > Version {
+		return Record{}, ErrNewer
+	}
+	var rec Record
+	if err := json.Unmarshal(payload, &rec); err != nil {
+		return Record{}, ErrDamaged
+	}
+	return rec, nil
 }
 
 func decode(slot []byte) (seq uint64, payload []byte, ok bool) {
@@ -163,8 +176,13 @@ func decode(slot []byte) (seq uint64, payload []byte, ok bool) {
 }
 
 // Save makes rec durable. When it returns an error the record may or may not be
-// on disk.
+// on disk; the one before it is, because the next Save goes to the same slot.
 func (j *Journal) Save(rec Record) error {
+	if !j.loaded { // else the sequence would begin anew, below what is there
+		if _, err := j.Load(); err != nil {
+			return fmt.Errorf("cannot save the journal: %w", err)
+		}
+	}
 	rec.Version = Version
 	payload, err := json.Marshal(rec)
 	if err != nil {
@@ -173,20 +191,21 @@ func (j *Journal) Save(rec Record) error {
 	if len(payload) > slotSize-header-sha256.Size {
 		return fmt.Errorf("cannot save the journal: the record has %d bytes", len(payload))
 	}
-	j.seq++
+	seq := j.seq + 1
 	buf := make([]byte, 0, slotSize)
 	buf = append(buf, magic...)
-	buf = binary.LittleEndian.AppendUint64(buf, j.seq)
+	buf = binary.LittleEndian.AppendUint64(buf, seq)
 	buf = binary.LittleEndian.AppendUint32(buf, uint32(len(payload)))
 	buf = append(buf, payload...)
 	sum := sha256.Sum256(buf)
 	buf = append(buf, sum[:]...)
-	off := int64(j.seq%slots) * slotSize
+	off := int64(seq%slots) * slotSize
 	if err := sys.Pwrite(j.f, buf, off); err != nil {
 		return fmt.Errorf("cannot save the journal: %w", err)
 	}
 	if err := sys.Fdatasync(j.f); err != nil {
 		return fmt.Errorf("cannot save the journal: %w", err)
 	}
+	j.seq = seq
 	return nil
 }

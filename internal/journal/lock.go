@@ -61,7 +61,7 @@ func Acquire(ctx context.Context, dir, id string, who Holder, wait time.Duration
 			return nil, fmt.Errorf("cannot lock the jail: %w", err)
 		}
 		if !time.Now().Before(deadline) {
-			held := &HeldError{Holder: readHolder(f)}
+			held := &HeldError{Holder: waitHolder(f)}
 			f.Close()
 			return nil, held
 		}
@@ -82,6 +82,19 @@ func Acquire(ctx context.Context, dir, id string, who Holder, wait time.Duration
 	return &Lock{f: f}, nil
 }
 
+// waitHolder reads who holds the lock. One that has just got it may not have
+// written its name yet, and what stands there is a dead holder's: it is read
+// again, for less than the second within which the other is told.
+func waitHolder(f *os.File) Holder {
+	for range 25 {
+		if h := readHolder(f); h.PID > 0 && !errors.Is(unix.Kill(h.PID, 0), unix.ESRCH) {
+			return h
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return readHolder(f)
+}
+
 func readHolder(f *os.File) Holder {
 	buf := make([]byte, 4096)
 	n, _ := f.ReadAt(buf, 0)
@@ -93,6 +106,7 @@ func readHolder(f *os.File) Holder {
 // Release gives the lock back. A nil lock and a second call are fine.
 func (l *Lock) Release() {
 	if l != nil && l.f != nil {
+		_ = l.f.Truncate(0) // so that nobody takes the next holder for this one
 		l.f.Close()
 		l.f = nil
 	}
