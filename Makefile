@@ -33,6 +33,26 @@ as_root = -exec "sudo env $(passed)"
 need_sudo = @command -v sudo >/dev/null || { echo 'no sudo here: what needs root is NOT run' >&2; exit 1; }
 endif
 
+# A line for each benchmark: its name, what it measured. Whatever else is said
+# stays as it is, but for the packages without a benchmark.
+define bench_table
+/^(goos|goarch|PASS|ok )/ || /no test files/ { next }
+/^pkg:/ { pkg = $$2; next }
+/^cpu:/ { if (pkg != "") print "\n" pkg; pkg = ""; next }
+/^Benchmark.*[0-9] [^ ]+\/op|^Benchmark.*\t/ && NF > 3 {
+	name = $$1; sub(/^Benchmark/, "", name); sub(/-[0-9]+$$/, "", name); line = ""
+	for (i = 3; i < NF; i += 2) {
+		value = $$i; unit = $$(i + 1)
+		if (unit == "B/op" || unit == "allocs/op") continue
+		if (unit == "ns/op") { value = sprintf("%.3g", value / 1e6); unit = "ms" }
+		line = line sprintf("  %10s %-14s", value, unit)
+	}
+	printf "  %-46s%s\n", name, line; next
+}
+{ print }
+endef
+export bench_table
+
 .PHONY: help build test deps lint fmt fuzz bench faults demo ci clean
 
 help: ## list the targets
@@ -73,9 +93,9 @@ fuzz: ## run every fuzz target for a while (FUZZTIME=5s)
 		done; \
 	done; echo "fuzz: $$n targets, $(FUZZTIME) each"; [ $$n -gt 0 ]
 
-bench: ## run the benchmarks, peers in the same run (BENCH=REGEXP)
+bench: ## run the benchmarks, peers in the same run (BENCH=REGEXP); a table
 	$(need_sudo)
-	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout $(TIMEOUT) $(as_root) $(PKG)
+	$(GO) test -p 1 -run '^$$' -bench '$(BENCH)' -timeout $(TIMEOUT) $(as_root) $(PKG) 2>&1 | awk "$$bench_table"
 
 faults: ## die at every instant: the tests of a build with fault points in it
 	$(need_sudo)
