@@ -58,6 +58,8 @@ type Configuration struct {
 	Reader string   `yaml:"reader"`
 	Main   string   `yaml:"main"`
 	Test   []string `yaml:"test"`
+	// Option of the command line names another file than Main.
+	Option string `yaml:"option,omitempty"`
 }
 
 // Service tells how the server is started and which signals it knows.
@@ -253,8 +255,15 @@ func Parse(file string, data []byte) (*Recipe, error) {
 	return r, nil
 }
 
+var goTypeRE = regexp.MustCompile(` (in|into) (type )?[a-z]+\.[A-Za-z]+`)
+
+// oneLine makes the reader's error fit for people, who know no Go types.
 func oneLine(err error) string {
-	return strings.Join(strings.Fields(strings.TrimPrefix(err.Error(), "yaml: ")), " ")
+	if errors.Is(err, io.EOF) {
+		return "it is empty"
+	}
+	text := strings.TrimPrefix(strings.TrimPrefix(err.Error(), "yaml: "), "unmarshal errors:")
+	return goTypeRE.ReplaceAllString(strings.Join(strings.Fields(text), " "), "")
 }
 
 // File says where the recipe was read from.

@@ -5,6 +5,7 @@ package steps
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -84,7 +85,7 @@ type Env struct {
 	StoreDir string
 	Events   *event.Stream
 	Options  Options
-	// Argv is how the server was started before the run, known in a recovery.
+	// Argv is how the server was started before the run.
 	Argv []string
 	// Scratch is the folder of a run that changes nothing; see Look.
 	Scratch string
@@ -149,13 +150,36 @@ func (e *Env) Control() service.Controller {
 // the new one.
 func (e *Env) configuration() (*webconf.Nginx, error) {
 	if e.conf == nil {
-		conf, err := webconf.ReadNginx(e.Root, e.Recipe.Configuration.Main, filepath.Dir(e.Recipe.Configuration.Main))
+		main := e.mainConf()
+		conf, err := webconf.ReadNginx(e.Root, main, filepath.Dir(main))
 		if err != nil {
 			return nil, err
 		}
 		e.conf = conf
 	}
 	return e.conf, nil
+}
+
+// mainConf is the configuration file that the server was started with.
+func (e *Env) mainConf() string {
+	if c := e.Recipe.Configuration; c.Option != "" {
+		for i, a := range e.Argv {
+			if a == c.Option && i+1 < len(e.Argv) && filepath.IsAbs(e.Argv[i+1]) {
+				return e.Argv[i+1]
+			}
+		}
+	}
+	return e.Recipe.Configuration.Main
+}
+
+// testArgv is the command that tests the configuration of the server as it was
+// started.
+func (e *Env) testArgv() []string {
+	argv := e.Recipe.Configuration.Test
+	if main := e.mainConf(); len(argv) > 0 && main != e.Recipe.Configuration.Main {
+		argv = append(slices.Clone(argv), e.Recipe.Configuration.Option, main)
+	}
+	return argv
 }
 
 // note tells something that stops nothing.

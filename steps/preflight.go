@@ -112,6 +112,7 @@ func (e *Env) baselineNow(ctx context.Context, run *Run) error {
 	run.Facts.WasRunning = server.Running()
 	if server.Master != nil {
 		run.Facts.Argv = service.ArgvOf(*server.Master, e.spec())
+		e.Argv = run.Facts.Argv
 	}
 	report := checks.Report{Down: true}
 	if _, err := e.configuration(); err != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/jailup/jailup/internal/journal"
 	"github.com/jailup/jailup/internal/manifest"
 	"github.com/jailup/jailup/internal/pipeline"
+	"github.com/jailup/jailup/internal/service"
 )
 
 // Preview is what an upgrade would change: what plan and --dry-run tell.
@@ -75,6 +76,9 @@ func Look(ctx context.Context, e *Env) (*Preview, error) {
 	server, err := e.Control().Find(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if server.Master != nil {
+		e.Argv = service.ArgvOf(*server.Master, e.spec())
 	}
 	p := &Preview{Schema: 1, Server: e.Recipe.Name, Jail: e.Root.Path(), State: e.Recipe.State, Running: server.Running()}
 	for _, s := range []Step{&resolve{e}, &fetch{e}, &stage{e}, &rehearse{e}} {

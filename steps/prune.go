@@ -51,7 +51,7 @@ func (s *prune) Do(ctx context.Context, run *Run) error {
 	if err := e.pruneSnapshots(ctx); err != nil {
 		return err
 	}
-	return e.pruneRuns()
+	return nil
 }
 
 func (s *prune) Undo(context.Context, *Run) error { return nil }
@@ -65,7 +65,22 @@ func (e *Env) pruneSnapshots(ctx context.Context) error {
 	return err
 }
 
-func (e *Env) pruneRuns() error {
+// pruneRuns removes the folders of the oldest runs. Those that a snapshot or the
+// next rollback needs stay.
+func (e *Env) pruneRuns(ctx context.Context) error {
+	needed := map[string]bool{e.Run: true}
+	if last, err := LoadLast(e.StateDir); err == nil && last != nil {
+		needed[last.Run] = true
+	}
+	if e.Store != nil {
+		list, err := e.Store.List(ctx)
+		if err != nil {
+			return err
+		}
+		for _, m := range list {
+			needed[m.Run] = true
+		}
+	}
 	dir := filepath.Join(e.StateDir, "runs")
 	entries, err := os.ReadDir(dir) // sorted; run ids begin with their time
 	if err != nil || len(entries) <= keepRuns {
@@ -77,7 +92,7 @@ func (e *Env) pruneRuns() error {
 	}
 	defer d.Close()
 	for _, old := range entries[:len(entries)-keepRuns] {
-		if old.Name() == e.Run {
+		if needed[old.Name()] {
 			continue
 		}
 		if err := sys.RemoveTree(int(d.Fd()), old.Name()); err != nil {

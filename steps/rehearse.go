@@ -22,7 +22,7 @@ func (s *rehearse) Name() string { return "rehearse" }
 
 func (s *rehearse) Do(ctx context.Context, _ *Run) error {
 	e := s.e
-	test := e.Recipe.Configuration.Test
+	test := e.testArgv()
 	if !e.Options.Rehearse || len(test) == 0 {
 		e.Events.StepSkip("rehearse", "switched off")
 		return nil

@@ -27,8 +27,9 @@ type Outcome struct {
 
 // story tells the engine's steps to the stream.
 type story struct {
-	s      *event.Stream
-	failed string
+	s       *event.Stream
+	failed  string
+	nothing bool // the run ends because there is nothing to do: that is no failure
 }
 
 func (o *story) StepStart(name string) {
@@ -36,10 +37,19 @@ func (o *story) StepStart(name string) {
 	o.s.StepStart(name)
 }
 func (o *story) StepDone(name string, took time.Duration) { o.s.StepDone(name, took, "") }
-func (o *story) StepFailed(name string, _ error)          { o.failed = name }
-func (o *story) Warn(message string)                      { o.s.Notice(event.Warning, message, "") }
+func (o *story) StepFailed(name string, err error) {
+	o.failed = name
+	if errors.Is(err, ErrCurrent) {
+		o.nothing = true
+		o.s.StepDone(name, 0, err.Error())
+	}
+}
+func (o *story) Warn(message string) { o.s.Notice(event.Warning, message, "") }
 func (o *story) StepUndo(name string, cause error) {
 	sys.Point("undo " + name)
+	if o.nothing {
+		return
+	}
 	why := ""
 	if name == o.failed {
 		why = cause.Error()
@@ -63,6 +73,9 @@ func Execute(ctx context.Context, e *Env, plan Plan, facts Facts) Outcome {
 	}
 	run := pipeline.NewRun(e.Run, facts, j, &story{s: e.Events})
 	res := pipeline.Execute(ctx, plan, run)
+	if err := e.pruneRuns(ctx); err != nil {
+		e.note(event.Warning, err.Error(), "")
+	}
 	return e.outcome(ctx, run.Facts, res)
 }
 

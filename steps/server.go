@@ -199,7 +199,7 @@ func (e *Env) verifyNow(ctx context.Context, policy checks.Policy) error {
 	}
 	if err != nil && ctx.Err() == nil {
 		if bad := report.With(checks.Unhealthy); len(bad) > 0 {
-			return fail(ErrUnhealthy, "", "%s is not well: check %s: %s", e.Recipe.Name, bad[0].Name, bad[0].Detail)
+			return fail(ErrUnhealthy, "", "%s is not well: %s", e.Recipe.Name, bad[0].Detail)
 		}
 		return fail(ErrUnhealthy, "", "%s is not well: %w", e.Recipe.Name, err)
 	}

@@ -43,8 +43,8 @@ func (a *app) execute(ctx context.Context, args []string) int {
 	root.SetErr(a.stderr)
 	err := root.ExecuteContext(ctx)
 	if err != nil && a.code == 0 {
-		a.complain(err)
 		a.code = exitOf("", err, false)
+		a.complain(err)
 	}
 	return a.code
 }
@@ -52,9 +52,17 @@ func (a *app) execute(ctx context.Context, args []string) int {
 // complain prints an error of a verb that has no run to tell it.
 func (a *app) complain(err error) {
 	fmt.Fprintf(a.stderr, "error: %s\n", event.Clean(err.Error(), 1000))
-	if h := hintOf(err); h != "" {
+	if h := a.hint(err, a.code); h != "" {
 		fmt.Fprintf(a.stderr, "hint: %s\n", event.Clean(h, 300))
 	}
+}
+
+// hint is the next command to type.
+func (a *app) hint(err error, code int) string {
+	if h := hintOf(err); h != "" || code != exitUsage {
+		return h
+	}
+	return "see: jailup help"
 }
 
 func (a *app) root() *cobra.Command {
@@ -71,8 +79,13 @@ takes, checks the new one, and rolls all of it back if anything is wrong.`,
 	}
 	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		var conf *config.Error
-		if errors.As(err, &conf) {
-			return conf
+		var value *pflag.InvalidValueError
+		if errors.As(err, &conf) && errors.As(err, &value) {
+			hint := conf.Hint()
+			if hint == "" {
+				hint = "see: " + c.CommandPath() + " --help"
+			}
+			return &steps.Error{Kind: steps.ErrUsage, Err: fmt.Errorf("cannot read --%s: %w", value.GetFlag().Name, conf), Hint: hint}
 		}
 		return &steps.Error{Kind: steps.ErrUsage, Err: fmt.Errorf("cannot read the command line: %w", err), Hint: "see: " + c.CommandPath() + " --help"}
 	})

@@ -32,7 +32,7 @@ whole.`,
 				return err
 			}
 			if err := s.server(args[0]); err != nil {
-				return s.fail(err)
+				return s.refuse(err)
 			}
 			return a.createWith(cmd.Context(), s)
 		},
@@ -45,20 +45,20 @@ whole.`,
 
 func (a *app) createWith(ctx context.Context, s *session) error {
 	if s.path == "" {
-		return s.fail(usageError("cannot create a jail: no folder given (--jail DIR)"))
+		return s.refuse(usageError("cannot create a jail: no folder given (--jail DIR)"))
 	}
 	if os.Geteuid() != 0 {
-		return s.fail(&steps.Error{Err: fmt.Errorf("cannot create jail %s: only root can", event.Clean(s.path, 200)), Hint: "use sudo"})
+		return s.refuse(&steps.Error{Err: fmt.Errorf("cannot create jail %s: only root can", event.Clean(s.path, 200)), Hint: "use sudo"})
 	}
 	if with := *s.set.With; len(with) > 0 {
-		return s.fail(usageError("cannot create a jail with %s: this recipe knows no modules", event.Clean(with[0], 60)))
+		return s.refuse(usageError("cannot create a jail with %s: this recipe knows no modules", event.Clean(with[0], 60)))
 	}
 	dir, err := filepath.Abs(s.path)
 	if err != nil {
 		return s.fail(err)
 	}
 	if err := jail.CheckPlace(dir); err != nil {
-		return s.fail(&steps.Error{Err: err})
+		return s.refuse(&steps.Error{Err: err, Hint: "give the jail a folder of its own, such as /srv/jails/shop"})
 	}
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
@@ -95,6 +95,10 @@ func (a *app) createWith(ctx context.Context, s *session) error {
 	}
 	if err := m.Save(s.stateDir()); err != nil {
 		return s.fail(err)
+	}
+	e.StateDir = s.stateDir()
+	if err := s.openRecord(e); err != nil {
+		s.events.Notice(event.Warning, err.Error(), "")
 	}
 	return s.finish(nil, steps.Outcome{Result: event.Created, Facts: steps.Facts{To: m.Holds()}})
 }

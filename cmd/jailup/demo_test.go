@@ -70,7 +70,7 @@ var story = []string{
 	`^\S*2\. A jail`, `^ +jail: .* \d+ files of \d+ packages`, `^ +answers: +http://127\.0\.0\.1:\d+/, \d+ bytes`,
 	`^\S*3\. The upgrade`, `^ +plan: +nginx \S+ -> \S+`, `^ +load:`, `^ +it is down: +stop .*install .*start`,
 	`^ +measured: +\d+ requests served in .*, \d+ without an answer$`, `^ +downtime:`, `^ +changed: +[1-9]\d* files?; nginx \S+ -> \S+$`, `^ +page: +the same`,
-	`^\S*4\. An upgrade to a broken`, `^ +check: .* answers 403`, `^ +FAILS: +verify`, `^ +goes back: +verify, start, install, settle, stop`,
+	`^\S*4\. An upgrade to a broken`, `^ +check: .* answers 403`, `^ +FAILS: +verify`, `^ +goes back: +verify, seal, start, install, settle, stop`,
 	`^ +measured: .* [1-9]\d* answered by 403$`, `^ +result: +exit status 3`, `^ +page: +the same`, `^ +jail: +all \d+ files`,
 	`^\S*5\. An upgrade that is killed`, `^ +SIGKILL: `, `^ +answers: +again .* after the kill`, `^ +recover:`, `^ +jail: +all \d+ files`,
 	`^Everything went as it should, in `,

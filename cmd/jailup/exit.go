@@ -71,6 +71,9 @@ func exitOf(result string, err error, skipOK bool) int {
 
 // hintOf finds the next command to type.
 func hintOf(err error) string {
+	if h := steps.HintOf(err); h != "" {
+		return h
+	}
 	var h interface{ Hint() string }
 	if errors.As(err, &h) {
 		return h.Hint()
@@ -79,5 +82,5 @@ func hintOf(err error) string {
 	if errors.As(err, &held) {
 		return "wait for it with --lock-wait 10m"
 	}
-	return steps.HintOf(err)
+	return ""
 }

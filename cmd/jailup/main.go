@@ -33,8 +33,8 @@ func interruptible(parent context.Context) (context.Context, func()) {
 	go func() {
 		select {
 		case <-signals:
-			cancel(steps.ErrInterrupted)
 			signal.Reset(asked...)
+			cancel(steps.ErrInterrupted)
 		case <-ctx.Done():
 		}
 	}()

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/jailup/jailup/internal/event"
+	"github.com/jailup/jailup/internal/fileset"
 	"github.com/jailup/jailup/internal/sys"
 	"github.com/jailup/jailup/internal/ui"
 	"github.com/jailup/jailup/steps"
@@ -36,7 +37,7 @@ func (a *app) planVerb() *cobra.Command {
 				return err
 			}
 			if err := s.server(args[0]); err != nil {
-				return s.fail(err)
+				return s.refuse(err)
 			}
 			return a.preview(cmd.Context(), s, f, false)
 		},
@@ -53,7 +54,7 @@ func (a *app) preview(ctx context.Context, s *session, f planFlags, adopt bool) 
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	if _, err := s.openJail(); err != nil {
-		return s.fail(err)
+		return s.refuse(err)
 	}
 	s.events.RunStart(event.RunStart{Verb: "plan", Server: s.recipe.Name, Jail: s.root.Path(), Version: version()})
 	e, err := s.env()
@@ -73,7 +74,11 @@ func (a *app) preview(ctx context.Context, s *session, f planFlags, adopt bool) 
 	if e.Scratch, err = os.MkdirTemp(*s.set.CacheDir, "plan-"); err != nil {
 		return s.fail(fmt.Errorf("cannot plan: %w", err))
 	}
-	defer os.RemoveAll(e.Scratch)
+	defer func() {
+		if err := fileset.RemoveStage(e.Scratch); err != nil {
+			a.complain(err)
+		}
+	}()
 	p, err := steps.Look(ctx, e)
 	if err != nil {
 		return s.fail(err)

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -112,9 +113,11 @@ func (a *app) open(verb string) (*session, error) {
 }
 
 func runID() string {
-	var b [3]byte
+	var b [2]byte
 	_, _ = rand.Read(b[:])
-	return time.Now().UTC().Format("20060102T150405Z") + "-" + hex.EncodeToString(b[:])
+	// In the order of their time, also within a second.
+	now := time.Now().UTC()
+	return fmt.Sprintf("%s-%03x%s", now.Format("20060102T150405Z"), now.Nanosecond()/1e6, hex.EncodeToString(b[:]))
 }
 
 func (a *app) newUI(set config.Settings) *ui.UI {
@@ -155,14 +158,21 @@ func (s *session) server(name string) error {
 // openJail opens the jail without writing anything. known tells whether it is in
 // the registry.
 func (s *session) openJail() (known bool, err error) {
-	if s.path == "" {
-		return false, usageError("cannot %s: no jail given (--jail DIR)", s.verb)
+	if err := s.needJail(); err != nil {
+		return false, err
 	}
 	if err := jail.CheckPlace(s.path); err != nil {
-		return false, &steps.Error{Err: err}
+		return false, &steps.Error{Err: err, Hint: "give the jail a folder of its own, such as /srv/jails/shop"}
 	}
 	if s.root, err = jail.Open(s.path); err != nil {
-		return false, &steps.Error{Err: err, Hint: "build one with: jailup create SERVER --jail " + event.Clean(s.path, 200)}
+		hint := "give the folder that is the jail's root"
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && s.verb == "recover":
+			hint = "see which jails there are: jailup status"
+		case errors.Is(err, fs.ErrNotExist):
+			hint = "build one with: jailup create SERVER --jail " + event.Clean(s.path, 200)
+		}
+		return false, &steps.Error{Err: err, Hint: hint}
 	}
 	who, err := journal.Identify(s.root.Fd(), s.root.Path())
 	if err != nil {
@@ -196,6 +206,13 @@ func (s *session) take(ctx context.Context) error {
 			return err
 		}
 	}
+	for _, d := range []struct{ dir, what string }{
+		{*s.set.Snapshots, "snapshot folder"}, {*s.set.StateDir, "state folder"}, {*s.set.CacheDir, "cache folder"},
+	} {
+		if err := s.outside(d.dir, d.what); err != nil {
+			return err
+		}
+	}
 	who, err := journal.Identify(s.root.Fd(), s.root.Path())
 	if err != nil {
 		return err
@@ -210,6 +227,9 @@ func (s *session) take(ctx context.Context) error {
 	}
 	s.id = j.ID
 	s.lock, err = journal.Acquire(ctx, s.dirs.Run, s.id, journal.Holder{Run: s.run, Verb: s.verb}, s.set.LockWait.D())
+	if err != nil && errors.Is(context.Cause(ctx), steps.ErrInterrupted) {
+		return &steps.Error{Kind: steps.ErrInterrupted, Err: errors.New("interrupted while waiting for the lock; nothing is changed")}
+	}
 	return err
 }
 
@@ -413,7 +433,7 @@ func (s *session) finish(e *steps.Env, out steps.Outcome) error {
 	}
 	code := exitOf(done.Result, out.Err, *s.set.SkipOK)
 	if out.Err != nil {
-		done.Error, done.Hint = out.Err.Error(), hintOf(out.Err)
+		done.Error, done.Hint = out.Err.Error(), s.a.hint(out.Err, code)
 	}
 	if out.Err != nil || done.Result != event.Upgraded && done.Result != event.RolledBack {
 		done.ChangedFiles = 0

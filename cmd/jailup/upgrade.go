@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -44,15 +43,18 @@ func (a *app) upgrade(ctx context.Context, server string, f upgradeFlags) error 
 		return err
 	}
 	if err := s.server(server); err != nil {
-		return s.fail(err)
+		return s.refuse(err)
 	}
 	if *s.set.Strategy == "handover" {
-		return s.fail(usageError("cannot upgrade by handover: this version knows the strategy restart only"))
+		return s.refuse(usageError("cannot upgrade by handover: this version knows the strategy restart only"))
+	}
+	if with := *s.set.With; len(with) > 0 {
+		return s.refuse(usageError("cannot upgrade with %s: this recipe knows no modules", event.Clean(with[0], 60)))
 	}
 	if f.install && s.path != "" {
 		if _, err := os.Stat(s.path); errors.Is(err, os.ErrNotExist) {
 			if f.dryRun {
-				return s.fail(usageError("cannot plan: there is no jail at %s yet", event.Clean(s.path, 200)))
+				return s.refuse(usageError("cannot plan: there is no jail at %s yet", event.Clean(s.path, 200)))
 			}
 			return a.createWith(ctx, s)
 		}
@@ -62,8 +64,8 @@ func (a *app) upgrade(ctx context.Context, server string, f upgradeFlags) error 
 	}
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	if err := s.take(ctx); err != nil {
-		return s.fail(err)
+	if err := s.takeServer(ctx); err != nil {
+		return s.refuse(err)
 	}
 	s.events.RunStart(event.RunStart{Verb: s.verb, Server: s.recipe.Name, Jail: s.root.Path(), Version: version()})
 	if err := s.recoverFirst(ctx); err != nil {
@@ -118,11 +120,8 @@ func (a *app) rollback(ctx context.Context, to string, keepEdits bool) error {
 	}
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	if err := s.take(ctx); err != nil {
-		return s.fail(err)
-	}
-	if s.recipe == nil {
-		return s.fail(fmt.Errorf("cannot roll back jail %s: jailup has done nothing to it yet", s.root.Path()))
+	if err := s.takeServer(ctx); err != nil {
+		return s.refuse(err)
 	}
 	s.events.RunStart(event.RunStart{Verb: s.verb, Server: s.recipe.Name, Jail: s.root.Path(), Version: version()})
 	if err := s.recoverFirst(ctx); err != nil {
