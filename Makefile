@@ -47,7 +47,7 @@ define bench_table
 		if (unit == "ns/op") { value = sprintf("%.3g", value / 1e6); unit = "ms" }
 		line = line sprintf("  %10s %-14s", value, unit)
 	}
-	printf "  %-46s%s\n", name, line; next
+	sub(/ +$$/, "", line); printf "  %-46s%s\n", name, line; next
 }
 { print }
 endef
