@@ -99,9 +99,10 @@ bench: ## run the benchmarks, peers in the same run (BENCH=REGEXP); a table
 
 faults: ## die at every instant: the tests of a build with fault points in it
 	$(need_sudo)
-	@dirs=$$(grep -rlE --include='*_test.go' '^//go:build .*\bfaultpoints\b' . | xargs -r -n1 dirname | sort -u); \
-	[ -n "$$dirs" ] || { echo 'faults: no package has such tests' >&2; exit 1; }; \
-	$(go_test) -tags faultpoints $(as_root) $$dirs
+	@files=$$(grep -rlE --include='*_test.go' '^//go:build .*\bfaultpoints\b' .); \
+	[ -n "$$files" ] || { echo 'faults: no package has such tests' >&2; exit 1; }; \
+	tests=$$(grep -ohE '^func Test[A-Za-z0-9_]+' $$files | sed 's/^func //' | paste -sd'|'); \
+	$(go_test) -tags faultpoints $(as_root) -run "^($$tests)$$" $$(dirname $$files | sort -u)
 
 demo: build ## an upgrade and a rollback on a jail of its own
 	$$([ "$$(id -u)" = 0 ] || echo sudo) ./jailup demo

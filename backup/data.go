@@ -161,7 +161,7 @@ func (w *worker) stream(src int, dst *os.File, it *item, sparse bool) error {
 				return err
 			}
 			if n == 0 {
-				size, end = off, off
+				size = off // it was cut meanwhile
 				break
 			}
 			w.sum.write(w.buf[:n])

@@ -148,9 +148,12 @@ func FSID(fd int) (string, error) {
 	return fmt.Sprintf("%08x%08x", uint32(st.Fsid.Val[0]), uint32(st.Fsid.Val[1])), nil
 }
 
+const maxFile = 1 << 30
+
 // ReadState describes a name in an open directory with its digest; nil where
 // nothing is. Something that is no file, link or directory has a state without
-// digest.
+// digest. A file of more than 1 GiB is an error: no package has one, and to read
+// it would take as long as whoever put it there likes.
 func ReadState(dir int, name string) (*State, error) {
 	info, err := jail.StatAt(dir, name)
 	if errors.Is(err, unix.ENOENT) {
@@ -163,6 +166,8 @@ func ReadState(dir int, name string) (*State, error) {
 	switch {
 	case info.IsSymlink():
 		st.Link, err = jail.ReadlinkAt(dir, name)
+	case info.IsRegular() && info.Size > maxFile:
+		return nil, fmt.Errorf("it has %d bytes, more than 1 GiB", info.Size)
 	case info.IsRegular():
 		var f *os.File
 		if f, err = jail.OpenAt(dir, name); err != nil {
@@ -204,14 +209,17 @@ func is(dir int, name string, want *State) (bool, error) {
 	if info.IsDir() {
 		return true, nil
 	}
-	if want.Ino != 0 && info.Ino == want.Ino && info.Size == want.Size && info.MtimeNS == want.MtimeNS && info.Mode == want.Mode {
+	if info.Mode != want.Mode || info.UID != want.UID || info.GID != want.GID || info.IsRegular() && info.Size != want.Size {
+		return false, nil
+	}
+	if want.Ino != 0 && info.Ino == want.Ino && info.MtimeNS == want.MtimeNS {
 		return true, nil
 	}
 	got, err := ReadState(dir, name)
 	if err != nil || got == nil {
 		return false, err
 	}
-	return got.Same(want) && got.Mode == want.Mode && got.UID == want.UID && got.GID == want.GID, nil
+	return got.Same(want), nil
 }
 
 // DirMode is the type of a directory in a State's Mode.

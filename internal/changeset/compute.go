@@ -41,7 +41,9 @@ type Input struct {
 
 // Compute returns the operations that bring the jail to what is wanted. Files
 // that have the wanted content already are left alone. Two wishes for one
-// physical name become one; a file beats a removal.
+// physical name become one; a file beats a removal. What cannot be done is
+// refused here, with its name, while nothing is touched yet: immutable files and
+// directories, other mounts, directories that hold what nobody asked to remove.
 func Compute(root *jail.Root, in Input) (*Set, error) {
 	fsid, err := FSID(root.Fd())
 	if err != nil {
@@ -68,9 +70,23 @@ type computer struct {
 }
 
 func (c *computer) run() error {
+	removes := map[string]bool{}
+	for _, p := range c.in.Remove {
+		p, err := c.root.Physical(p)
+		if err != nil {
+			return err
+		}
+		removes[p] = true
+	}
+	turned := Turned{}
+	for p := range removes {
+		if info, err := c.root.Lstat(p); err == nil && info.IsSymlink() {
+			turned[p] = true
+		}
+	}
 	modes := map[string]WantDir{}
 	for _, d := range c.in.Dirs {
-		p, err := c.root.Physical(d.Path)
+		p, err := turned.Physical(c.root, d.Path)
 		if err != nil {
 			return err
 		}
@@ -79,7 +95,7 @@ func (c *computer) run() error {
 		}
 	}
 	for _, w := range c.in.Wants {
-		p, err := c.root.Physical(w.Path)
+		p, err := turned.Physical(c.root, w.Path)
 		if err != nil {
 			return err
 		}
@@ -89,15 +105,17 @@ func (c *computer) run() error {
 		w.Path = p
 		c.wants[p] = w
 	}
-	for _, p := range c.in.Remove {
-		p, err := c.root.Physical(p)
-		if err != nil {
-			return err
-		}
+	for p := range removes {
 		if _, ok := c.wants[p]; !ok {
 			c.removes[p] = true
 		}
 	}
+	return c.plan(modes)
+}
+
+// plan makes the operations: directories, what goes, what is emptied by that,
+// what comes.
+func (c *computer) plan(modes map[string]WantDir) error {
 	for _, p := range sortedKeys(modes) {
 		if err := c.mkdirAll(p, modes); err != nil {
 			return err
@@ -113,12 +131,34 @@ func (c *computer) run() error {
 			return err
 		}
 	}
+	if err := c.rmdirs(); err != nil {
+		return err
+	}
 	for _, p := range sortedKeys(c.wants) {
 		if err := c.want(c.wants[p]); err != nil {
 			return err
 		}
 	}
-	return c.rmdirs()
+	return nil
+}
+
+// Turned are links, by physical path, that go away and may become directories:
+// what shall lie below one of them lies in the new directory, not where the link
+// leads today.
+type Turned map[string]bool
+
+// Physical is root.Physical in the layout that will be.
+func (t Turned) Physical(root *jail.Root, p string) (string, error) {
+	if len(t) > 0 {
+		names := strings.Split(strings.Trim(path.Clean("/"+p), "/"), "/")
+		for i := 1; i < len(names); i++ {
+			above, err := root.Physical("/" + strings.Join(names[:i], "/"))
+			if err == nil && t[above] {
+				return path.Join(above, path.Join(names[i:]...)), nil
+			}
+		}
+	}
+	return root.Physical(p)
 }
 
 func sortedKeys[V any](m map[string]V) []string {
@@ -142,16 +182,14 @@ func (c *computer) mkdirAll(p string, modes map[string]WantDir) error {
 	switch {
 	case err == nil && info.IsDir():
 		return nil
-	case err == nil && info.IsSymlink():
+	case err == nil && info.IsSymlink() && !c.removes[p]:
 		if to, serr := c.root.Stat(p); serr == nil && to.IsDir() {
 			return nil
 		}
-		if !c.removes[p] {
-			return fmt.Errorf("cannot make directory %s: a link that leads nowhere is in its place", p)
-		}
+		return fmt.Errorf("cannot make directory %s: a link that leads nowhere is in its place", p)
 	case err == nil && !c.removes[p]:
 		return fmt.Errorf("cannot make directory %s: a %s is in its place", p, jail.TypeName(info.Mode))
-	case err != nil && !errors.Is(err, unix.ENOENT):
+	case err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR):
 		return err
 	}
 	if err := c.mkdirAll(path.Dir(p), modes); err != nil {
@@ -198,9 +236,6 @@ func (c *computer) read(p string) (*State, error) {
 		if info.MountID != c.root.MountID() {
 			return nil, fmt.Errorf("cannot change %s: something is mounted on it", p)
 		}
-		if dir, err := jail.Fstat(int(d.Fd())); err == nil && (dir.Immutable || dir.Append) {
-			return nil, fmt.Errorf("cannot change %s: its directory is immutable (chattr)", p)
-		}
 	}
 	st, err := ReadState(int(d.Fd()), base)
 	if err != nil {
@@ -228,6 +263,9 @@ func (c *computer) remove(p string) error {
 }
 
 func (c *computer) want(w Want) error {
+	if _, made := c.mkdirs[w.Path]; made {
+		return fmt.Errorf("cannot compute the changeset: %s shall be a directory and a file", w.Path)
+	}
 	old, err := c.read(w.Path)
 	if err != nil {
 		return err
@@ -279,10 +317,13 @@ func (c *computer) overDir(op Op) error {
 		return fmt.Errorf("cannot replace directory %s by a %s: it holds %s, which is not jailup's",
 			op.Path, jail.TypeName(op.New.Mode), strings.Join(left[:min(3, len(left))], ", "))
 	}
-	dir := *op.Old
 	op.Kind, op.Old = Add, nil
-	c.touch(path.Dir(op.Path))
-	c.gone = append(c.gone, Op{Kind: Rmdir, Path: op.Path, Old: &dir}, op)
+	if !c.removes[op.Path] { // planned already, where it was named as one that may go
+		if err := c.rmdir(op.Path); err != nil {
+			return err
+		}
+	}
+	c.gone = append(c.gone, op)
 	return nil
 }
 
@@ -328,10 +369,34 @@ func (c *computer) rmdirs() error {
 		if used || len(left) > 0 || info.MountID != c.root.MountID() {
 			continue
 		}
-		c.removes[p] = true // so that its parent may go too
-		c.touch(path.Dir(p))
-		c.gone = append(c.gone, Op{Kind: Rmdir, Path: p, Old: stateOf(info)})
+		if err := c.rmdir(p); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+// rmdir plans the removal of a directory, all of it that must come back included.
+func (c *computer) rmdir(p string) error {
+	d, err := c.root.OpenDir(p)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	info, err := jail.Fstat(int(d.Fd()))
+	if err != nil {
+		return err
+	}
+	if info.Immutable || info.Append {
+		return fmt.Errorf("cannot remove %s: it is immutable (chattr)", p)
+	}
+	st := stateOf(info)
+	if st.Xattrs, err = jail.Xattrs(d); err != nil {
+		return fmt.Errorf("cannot read %s: %w", p, err)
+	}
+	c.removes[p] = true // so that its parent may go too
+	c.touch(path.Dir(p))
+	c.gone = append(c.gone, Op{Kind: Rmdir, Path: p, Old: st})
 	return nil
 }
 
@@ -377,6 +442,12 @@ func (c *computer) set(fsid string) (*Set, error) {
 		info, err := c.root.Lstat(p)
 		if err != nil {
 			return nil, err
+		}
+		if info.Immutable || info.Append {
+			return nil, fmt.Errorf("cannot change what is in %s: it is immutable (chattr)", p)
+		}
+		if info.MountID != c.root.MountID() {
+			return nil, fmt.Errorf("cannot change what is in %s: it lies on another mount", p)
 		}
 		s.Dirs = append(s.Dirs, Dir{Path: p, OldMtimeNS: info.MtimeNS, NewMtimeNS: c.in.MtimeNS})
 	}

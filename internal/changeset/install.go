@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 	"sort"
 	"strings"
 
@@ -38,24 +39,28 @@ type Worker struct {
 	stage *os.File
 	set   *Set
 	dirs  map[string]*os.File
+	moved bool // to another file system than the set was computed on
 	// Inside says that the stage lies in the jail, where its programs may reach
 	// it: nothing is then known by inode and times, all by digest.
 	Inside bool
 }
 
-// NewWorker checks that jail and stage are the file system that the set was
-// computed on. stage is the open stage directory.
+// NewWorker checks that jail and stage lie on one file system. stage is the open
+// stage directory. Where that is no longer the one that the set was computed on
+// (XFS names itself after its device, which may have another number after a
+// reboot) inode numbers prove nothing, and digests decide.
 func NewWorker(root *jail.Root, stage *os.File, set *Set) (*Worker, error) {
-	for _, fd := range []int{root.Fd(), int(stage.Fd())} {
-		id, err := FSID(fd)
-		if err != nil {
+	ids := [2]string{}
+	for i, fd := range []int{root.Fd(), int(stage.Fd())} {
+		var err error
+		if ids[i], err = FSID(fd); err != nil {
 			return nil, fmt.Errorf("cannot work on jail %s: %w", root.Path(), err)
 		}
-		if id != set.FSID {
-			return nil, fmt.Errorf("cannot work on jail %s: its file system is %s, the changeset is for %s", root.Path(), id, set.FSID)
-		}
 	}
-	return &Worker{root: root, stage: stage, set: set, dirs: map[string]*os.File{}}, nil
+	if ids[0] != ids[1] {
+		return nil, fmt.Errorf("cannot work on jail %s: it and its stage lie on two file systems", root.Path())
+	}
+	return &Worker{root: root, stage: stage, set: set, dirs: map[string]*os.File{}, moved: ids[0] != set.FSID}, nil
 }
 
 // Close releases the directories.
@@ -72,12 +77,41 @@ func (w *Worker) parent(p string) (*os.File, string, error) {
 	if d, ok := w.dirs[dir]; ok {
 		return d, base, nil
 	}
-	d, err := w.root.OpenDir(dir)
+	d, err := w.openDir(dir)
 	if err != nil {
 		return nil, "", err
 	}
 	w.dirs[dir] = d
 	return d, base, nil
+}
+
+// openDir opens a directory by its physical path: a link that was put in a
+// parent's place since is not followed (ELOOP), wherever it leads.
+func (w *Worker) openDir(p string) (*os.File, error) {
+	rel := strings.TrimPrefix(path.Clean(p), "/")
+	if rel == "" {
+		rel = "."
+	}
+	how := unix.OpenHow{
+		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
+	}
+	for range 200 {
+		fd, err := unix.Openat2(w.root.Fd(), rel, &how)
+		if err == nil {
+			return os.NewFile(uintptr(fd), p), nil
+		}
+		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
+			return nil, &os.PathError{Op: "open", Path: p, Err: err}
+		}
+	}
+	return nil, &os.PathError{Op: "open", Path: p, Err: unix.EAGAIN}
+}
+
+// noDir tells that there is no directory of that name: nothing, or something
+// else.
+func noDir(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP)
 }
 
 // forget drops a directory that is about to be removed or was just made anew.
@@ -91,7 +125,7 @@ func (w *Worker) forget(p string) {
 }
 
 func (w *Worker) is(dir int, name string, want *State) (bool, error) {
-	if w.Inside && want != nil {
+	if (w.Inside || w.moved) && want != nil {
 		doubted := *want
 		doubted.Ino = 0
 		want = &doubted
@@ -101,7 +135,7 @@ func (w *Worker) is(dir int, name string, want *State) (bool, error) {
 
 func (w *Worker) where(op *Op) (position, error) {
 	d, base, err := w.parent(op.Path)
-	if errors.Is(err, unix.ENOENT) {
+	if noDir(err) {
 		// The parent is made by an earlier operation, or removed by a later one.
 		switch op.Kind {
 		case Add, Mkdir:
@@ -109,6 +143,7 @@ func (w *Worker) where(op *Op) (position, error) {
 		case Remove, Rmdir:
 			return atNew, nil
 		}
+		return foreign, nil // somebody took the parent away
 	}
 	if err != nil {
 		return foreign, err
@@ -139,13 +174,13 @@ func (w *Worker) where(op *Op) (position, error) {
 			old, err = both(op.Old, nil)
 		}
 	case Mkdir:
-		info, serr := jail.StatAt(int(d.Fd()), base)
-		now = serr == nil && info.IsDir()
-		old = errors.Is(serr, unix.ENOENT) || serr == nil && info.IsSymlink()
+		// What other operations put in its place is not looked at; mkdirat(2)
+		// refuses whatever is there.
+		now, err = isDir(int(d.Fd()), base)
+		old = !now
 	case Rmdir:
-		info, serr := jail.StatAt(int(d.Fd()), base)
-		old = serr == nil && info.IsDir()
-		now = errors.Is(serr, unix.ENOENT) || serr == nil && info.IsSymlink()
+		old, err = isDir(int(d.Fd()), base)
+		now = !old
 	}
 	switch {
 	case err != nil:
@@ -156,6 +191,14 @@ func (w *Worker) where(op *Op) (position, error) {
 		return atNew, nil
 	}
 	return foreign, nil
+}
+
+func isDir(dir int, name string) (bool, error) {
+	info, err := jail.StatAt(dir, name)
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	return err == nil && info.IsDir(), err
 }
 
 // Install brings the jail to the new state. It may be called again after a
@@ -182,13 +225,16 @@ func (w *Worker) Install(ctx context.Context) error {
 }
 
 // Undo brings the jail back to the old state, from wherever it is. Foreign files
-// are kept and returned by name. It needs no free space and may be called again.
+// are kept and returned by name, and so is what lay in a directory that somebody
+// took away: it stays in the stage. It needs no free space and may be called again.
 func (w *Worker) Undo() (kept []string, err error) {
 	for i := len(w.set.Ops) - 1; i >= 0; i-- {
 		op := &w.set.Ops[i]
 		pos, err := w.where(op)
 		if err == nil && pos == atNew {
-			err = w.backward(op)
+			if err = w.backward(op); noDir(err) {
+				err = &ForeignError{Path: op.Path}
+			}
 		}
 		var fe *ForeignError
 		if errors.As(err, &fe) {
@@ -227,10 +273,14 @@ func (w *Worker) forward(op *Op) error {
 		return w.takeOut(jailDir, base, op, op.Old)
 	case Mkdir:
 		w.forget(op.Path)
-		return w.mkdir(jailDir, base, op.New)
+		return w.mkdir(jailDir, op, op.New)
 	case Rmdir:
 		w.forget(op.Path)
-		return sys.Unlinkat(jailDir, base, unix.AT_REMOVEDIR)
+		err := sys.Unlinkat(jailDir, base, unix.AT_REMOVEDIR)
+		if errors.Is(err, unix.ENOTEMPTY) {
+			return nil // it holds what is not jailup's by now, and stays
+		}
+		return err
 	}
 	return fmt.Errorf("unknown operation %q", op.Kind)
 }
@@ -257,7 +307,7 @@ func (w *Worker) backward(op *Op) error {
 		return err
 	case Rmdir:
 		w.forget(op.Path)
-		return w.mkdir(jailDir, base, op.Old)
+		return w.mkdir(jailDir, op, op.Old)
 	}
 	return fmt.Errorf("unknown operation %q", op.Kind)
 }
@@ -313,25 +363,21 @@ func (w *Worker) takeOut(jailDir int, base string, op *Op, expect *State) error 
 	return &ForeignError{Path: op.Path}
 }
 
-func (w *Worker) mkdir(dir int, base string, want *State) error {
-	if err := sys.Mkdirat(dir, base, want.Mode); err != nil {
-		return err
+// mkdir makes a directory; settle gives it its owner and all else.
+func (w *Worker) mkdir(dir int, op *Op, want *State) error {
+	err := sys.Mkdirat(dir, path.Base(op.Path), want.Mode)
+	if errors.Is(err, unix.EEXIST) {
+		return &ForeignError{Path: op.Path}
 	}
-	if want.UID != 0 || want.GID != 0 {
-		if err := sys.Fchownat(dir, base, int(want.UID), int(want.GID)); err != nil {
-			return err
-		}
-		if err := sys.Fchmodat(dir, base, want.Mode); err != nil {
-			return err
-		}
-	}
-	return nil
+	return err
 }
 
-// settle sets the mtimes of the touched directories, children first (each rename
-// changed its parent's), and makes their names durable.
+// settle gives the directories that were made their owner, mode and attributes,
+// sets the mtimes of all that were touched, children first (each rename changed
+// its parent's), and makes their names durable. It does so again after a crash,
+// when nobody knows how far it had come.
 func (w *Worker) settle(forward bool) error {
-	times := map[string]int64{}
+	times, made := map[string]int64{}, map[string]*State{}
 	for _, d := range w.set.Dirs {
 		times[d.Path] = d.OldMtimeNS
 		if forward {
@@ -340,10 +386,10 @@ func (w *Worker) settle(forward bool) error {
 	}
 	for _, op := range w.set.Ops {
 		if op.Kind == Mkdir && forward {
-			times[op.Path] = op.New.MtimeNS
+			times[op.Path], made[op.Path] = op.New.MtimeNS, op.New
 		}
 		if op.Kind == Rmdir && !forward {
-			times[op.Path] = op.Old.MtimeNS
+			times[op.Path], made[op.Path] = op.Old.MtimeNS, op.Old
 		}
 	}
 	paths := make([]string, 0, len(times))
@@ -358,12 +404,15 @@ func (w *Worker) settle(forward bool) error {
 		return paths[i] > paths[k]
 	})
 	for _, p := range paths {
-		d, err := w.root.OpenDir(p)
-		if errors.Is(err, unix.ENOENT) && !forward {
+		d, err := w.openDir(p)
+		if noDir(err) && !forward {
 			continue // a parent that someone else took away
 		}
 		if err == nil {
-			err = sys.Futimes(int(d.Fd()), times[p])
+			err = dress(int(d.Fd()), made[p])
+			if err == nil {
+				err = sys.Futimes(int(d.Fd()), times[p])
+			}
 			if err == nil {
 				err = sys.FsyncDir(int(d.Fd()))
 			}
@@ -379,6 +428,26 @@ func (w *Worker) settle(forward bool) error {
 	return nil
 }
 
+// dress gives a directory what want has, where it has it not. Nil is nothing.
+func dress(fd int, want *State) error {
+	if want == nil {
+		return nil
+	}
+	info, err := jail.Fstat(fd)
+	if err == nil && (info.UID != want.UID || info.GID != want.GID) {
+		err = sys.Fchown(fd, int(want.UID), int(want.GID))
+	}
+	for name, value := range want.Xattrs {
+		if err == nil {
+			err = sys.Setxattr(sys.ProcPath(fd), name, value)
+		}
+	}
+	if err == nil && info.Mode != want.Mode {
+		err = sys.Fchmod(fd, want.Mode)
+	}
+	return err
+}
+
 // Verdict is where a whole set stands on disk.
 type Verdict struct {
 	Old, New int
@@ -391,7 +460,8 @@ func (v Verdict) AllOld() bool { return v.New == 0 }
 // AllNew tells that the whole set is installed.
 func (v Verdict) AllNew() bool { return v.Old == 0 }
 
-// Inspect tells where the set stands, from the disk alone.
+// Inspect tells where the set stands, from the disk alone. A directory that
+// should come or go and holds something is not counted: what is in it decides.
 func (w *Worker) Inspect() (Verdict, error) {
 	var v Verdict
 	for i := range w.set.Ops {
@@ -402,6 +472,9 @@ func (w *Worker) Inspect() (Verdict, error) {
 		pos, err := w.where(op)
 		if err != nil {
 			return v, describe("inspect", op, err)
+		}
+		if (op.Kind == Mkdir || op.Kind == Rmdir) && w.holds(op.Path) {
+			continue
 		}
 		switch pos {
 		case atOld:
@@ -421,11 +494,14 @@ func (w *Worker) Drift() ([]string, error) {
 	var out []string
 	for i := range w.set.Ops {
 		op := &w.set.Ops[i]
-		if op.Hold && op.Kind == Add || op.Kind == Mkdir {
-			continue
+		if op.Kind == Add && w.removes(op.Path) || op.Kind == Mkdir && w.removes(op.Path) || w.makes(path.Dir(op.Path)) {
+			continue // what is there now, or what holds it, is another operation's
 		}
 		d, base, err := w.parent(op.Path)
-		if errors.Is(err, unix.ENOENT) && op.Old == nil {
+		if noDir(err) {
+			if op.Old != nil {
+				out = append(out, op.Path)
+			}
 			continue
 		}
 		if err != nil {
@@ -434,9 +510,6 @@ func (w *Worker) Drift() ([]string, error) {
 		got, err := ReadState(int(d.Fd()), base)
 		if err != nil {
 			return nil, describe("compare", op, err)
-		}
-		if op.Kind == Add && w.removes(op.Path) {
-			continue // the executable, taken out by another operation
 		}
 		same := got.Same(op.Old)
 		if same && got != nil && op.Kind != Rmdir {
@@ -451,10 +524,20 @@ func (w *Worker) Drift() ([]string, error) {
 }
 
 func (w *Worker) removes(p string) bool {
-	for i := range w.set.Ops {
-		if w.set.Ops[i].Kind == Remove && w.set.Ops[i].Path == p {
-			return true
-		}
+	return slices.ContainsFunc(w.set.Ops, func(op Op) bool { return op.Path == p && (op.Kind == Remove || op.Kind == Rmdir) })
+}
+
+func (w *Worker) makes(p string) bool {
+	return slices.ContainsFunc(w.set.Ops, func(op Op) bool { return op.Path == p && op.Kind == Mkdir })
+}
+
+// holds tells whether p is a directory with something in it.
+func (w *Worker) holds(p string) bool {
+	d, err := w.openDir(p)
+	if err != nil {
+		return false
 	}
-	return false
+	defer d.Close()
+	names, _ := d.Readdirnames(1)
+	return len(names) > 0
 }

@@ -62,6 +62,9 @@ func (v *View) at(p string) (mode uint32, op *Op, err error) {
 		}
 		return op.New.Mode, op, nil
 	}
+	if up := v.set[path.Dir(p)]; up != nil && up.Kind == Mkdir {
+		return 0, nil, unix.ENOENT // new, and all that will be in it is in the set
+	}
 	v.mu.Lock()
 	st, ok := v.stats[p]
 	v.mu.Unlock()
@@ -92,10 +95,19 @@ func (v *View) resolve(p string, followLast bool) (string, uint32, *Op, error) {
 		name := rest[0]
 		rest = rest[1:]
 		switch name {
-		case "", ".":
-			continue
-		case "..":
-			cur = path.Dir(cur)
+		case "", ".", "..":
+			if mode&unix.S_IFMT != unix.S_IFDIR {
+				return "", 0, nil, unix.ENOTDIR
+			}
+			if name == ".." {
+				cur = path.Dir(cur)
+				if mode, op = unix.S_IFDIR, nil; cur != "/" {
+					var err error
+					if mode, op, err = v.at(cur); err != nil {
+						return "", 0, nil, err
+					}
+				}
+			}
 			continue
 		}
 		if mode&unix.S_IFMT != unix.S_IFDIR {

@@ -213,16 +213,18 @@ func (s *space) find(n *node, name string) (result, error) {
 				}
 			}
 			h, err := s.try(n, at, dir, name)
-			switch e := err.(type) {
-			case nil:
+			var miss errNone
+			var stop stopError
+			switch {
+			case err == nil:
 				return result{h, variants}, nil
-			case errNone:
-				if e.other != "" && none.other == "" {
-					none = e
+			case errors.As(err, &miss):
+				if miss.other != "" && none.other == "" {
+					none = miss
 				}
 				continue
-			case stopError:
-				none = errNone{e.Error()}
+			case errors.As(err, &stop):
+				none = errNone{stop.Error()}
 			default:
 				return result{}, err
 			}

@@ -26,9 +26,9 @@ func Reexec() {
 	code, err := insideBox()
 	if err != nil {
 		fmt.Fprintf(report, "%s", err)
-		os.Exit(boxSetupFail)
+		os.Exit(boxSetupFail) //nolint:forbidigo // the inside of a box is a process of its own
 	}
-	os.Exit(code)
+	os.Exit(code) //nolint:forbidigo // likewise
 }
 
 const boxDir = "/mnt"

@@ -126,7 +126,7 @@ type paragraphReader struct {
 func (p *paragraphReader) run() error {
 	for {
 		line, err := p.next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return p.flush()
 		}
 		if err != nil {
@@ -197,7 +197,7 @@ func (p *paragraphReader) fill() error {
 		if p.total > p.lim.Output {
 			return fmt.Errorf("more than %d bytes", p.lim.Output)
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			p.eof = true
 			return nil
 		}

@@ -188,7 +188,7 @@ func (d *Deb) walk(m arMember, format Format, lim Limits, fn func(*tarHeader, io
 	t := &tarReader{r: bufio.NewReaderSize(z, 64<<10), maxName: lim.Name, maxSize: lim.Output}
 	for {
 		h, err := t.next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {

@@ -174,7 +174,7 @@ func (d *decompressor) Read(p []byte) (n int, err error) {
 	if d.ratio > 0 && d.out > 1<<20 && d.out/d.ratio > d.in.n {
 		return 0, d.fail(fmt.Errorf("it unpacks to more than %d times its size", d.ratio))
 	}
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		d.err = io.EOF
 		return n, io.EOF
 	}
@@ -253,8 +253,8 @@ func (x *xzReader) Read(p []byte) (int, error) {
 		if err == nil && n == 0 && len(p) > 0 {
 			continue
 		}
-		if err != io.EOF || n > 0 {
-			if err == io.EOF {
+		if !errors.Is(err, io.EOF) || n > 0 {
+			if errors.Is(err, io.EOF) {
 				err = nil // asked again, it says so again
 			}
 			return n, xzError(err)
@@ -278,14 +278,14 @@ func checked(z *xz.Reader) error {
 
 // xzError puts the decoder's errors into plain words.
 func xzError(err error) error {
-	switch err {
-	case xz.ErrMemlimit:
+	switch {
+	case errors.Is(err, xz.ErrMemlimit):
 		return errors.New("the stream asks for a larger dictionary than allowed")
-	case xz.ErrFormat:
+	case errors.Is(err, xz.ErrFormat):
 		return errors.New("not an xz stream, or followed by something that is none")
-	case xz.ErrBuf:
+	case errors.Is(err, xz.ErrBuf):
 		return io.ErrUnexpectedEOF
-	case xz.ErrData:
+	case errors.Is(err, xz.ErrData):
 		return errors.New("the stream is damaged")
 	}
 	return err

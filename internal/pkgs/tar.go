@@ -104,7 +104,7 @@ func (t *tarReader) Read(p []byte) (int, error) {
 	t.left -= int64(n)
 	if err == io.EOF && t.left > 0 {
 		err = io.ErrUnexpectedEOF
-	} else if err == io.EOF {
+	} else if errors.Is(err, io.EOF) {
 		err = nil
 	}
 	return n, err
@@ -328,7 +328,7 @@ func zero(b []byte) bool {
 
 // cutOff names the end of the input in the middle of something.
 func cutOff(err error) error {
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
 	}
 	return err
