@@ -101,7 +101,7 @@ func readFullAt(r io.ReaderAt, p []byte, off, size int64) error {
 	if n == len(p) {
 		return nil
 	}
-	if err == io.EOF || err == nil {
+	if err == nil || errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
 	}
 	return err

@@ -190,7 +190,7 @@ func (d *decompressor) fail(err error) error {
 }
 
 func (d *decompressor) wrap(err error) error {
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
 	}
 	if d.format == None {
@@ -297,7 +297,7 @@ type lateEOF struct{ r io.Reader }
 
 func (l *lateEOF) Read(p []byte) (int, error) {
 	n, err := l.r.Read(p)
-	if n > 0 && err == io.EOF {
+	if n > 0 && errors.Is(err, io.EOF) {
 		err = nil
 	}
 	return n, err

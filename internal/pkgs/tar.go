@@ -102,7 +102,7 @@ func (t *tarReader) Read(p []byte) (int, error) {
 	}
 	n, err := t.r.Read(p)
 	t.left -= int64(n)
-	if err == io.EOF && t.left > 0 {
+	if errors.Is(err, io.EOF) && t.left > 0 {
 		err = io.ErrUnexpectedEOF
 	} else if errors.Is(err, io.EOF) {
 		err = nil
@@ -140,7 +140,7 @@ func (t *tarReader) end() error {
 			return errors.New("something follows the end")
 		}
 		n, err := io.ReadFull(t.r, t.blk[:])
-		if err == io.EOF || err == io.ErrUnexpectedEOF && zero(t.blk[:n]) {
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) && zero(t.blk[:n]) {
 			return io.EOF
 		}
 		if err != nil {
