@@ -1,0 +1,130 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"github.com/jailup/jailup/internal/event"
+	"github.com/jailup/jailup/steps"
+)
+
+// recoverFirst ends what an interrupted run began, before anything else is done.
+func (s *session) recoverFirst(ctx context.Context) error {
+	rec, open, err := steps.Interrupted(s.stateDir())
+	if err != nil {
+		return &steps.Error{Kind: steps.ErrStuck, Err: err, Hint: "look at " + s.stateDir()}
+	}
+	if !open {
+		return nil
+	}
+	s.events.Notice(event.Warning, "run "+rec.Run+" was cut off in step "+rec.Step+"; it is ended first", "")
+	out, err := s.recoverNow(ctx)
+	if err != nil {
+		return err
+	}
+	return out.Err
+}
+
+// recoverNow runs the recovery on a locked jail.
+func (s *session) recoverNow(ctx context.Context) (steps.Outcome, error) {
+	rec, open, err := steps.Interrupted(s.stateDir())
+	if err != nil {
+		return steps.Outcome{Result: event.Stuck}, &steps.Error{Kind: steps.ErrStuck, Err: err, Hint: "look at " + s.stateDir()}
+	}
+	if !open {
+		return steps.Outcome{Result: event.Recovered}, nil
+	}
+	facts, err := steps.FactsOf(rec)
+	if err != nil {
+		return steps.Outcome{}, &steps.Error{Kind: steps.ErrStuck, Err: err}
+	}
+	keep := s.recipe
+	if err := s.server(facts.Server); err != nil {
+		return steps.Outcome{}, err
+	}
+	e, err := s.env()
+	if err != nil {
+		return steps.Outcome{}, err
+	}
+	e.Run = rec.Run
+	if facts.Snapshots != "" {
+		e.StoreDir = facts.Snapshots
+		if err := s.openStore(e); err != nil {
+			s.events.Notice(event.Warning, err.Error(), "")
+			e.Store = nil
+		}
+	}
+	out := steps.Recover(ctx, e)
+	e.Close()
+	if keep != nil {
+		s.recipe = keep
+	}
+	return out, nil
+}
+
+// finish tells how the run ended, gives the lock back and sets the exit status.
+func (s *session) finish(e *steps.Env, out steps.Outcome) error {
+	if e != nil {
+		e.Close()
+	}
+	done := event.RunDone{
+		Result: out.Result, Jail: s.path, From: out.Facts.From, To: out.Facts.To, Snapshot: out.Facts.Snapshot,
+		DowntimeMS: out.Downtime, ChangedFiles: out.Facts.Changed, Evidence: out.Evidence,
+	}
+	if s.root != nil {
+		done.Jail = s.root.Path()
+	}
+	if s.recipe != nil {
+		done.Server = s.recipe.Name
+	}
+	if errors.Is(out.Err, steps.ErrCurrent) {
+		done.Result = event.Current
+		s.events.Notice(event.Info, out.Err.Error(), "")
+		out.Err = nil
+	}
+	code := exitOf(done.Result, out.Err, *s.set.SkipOK)
+	if out.Err != nil {
+		done.Error, done.Hint = out.Err.Error(), s.a.hint(out.Err, code)
+	}
+	if out.Err != nil || done.Result != event.Upgraded && done.Result != event.RolledBack {
+		done.ChangedFiles = 0
+	}
+	done.Exit = code
+	s.events.RunDone(done)
+	s.close()
+	s.a.code = code
+	if code != 0 {
+		return errTold
+	}
+	return nil
+}
+
+// errTold is an error that was told already.
+var errTold = errors.New("told")
+
+// fail ends a session before its run began.
+func (s *session) fail(err error) error {
+	result := event.Failed
+	switch {
+	case errors.Is(err, steps.ErrStuck), exitOf("", err, false) == exitStuck:
+		result = event.Stuck
+	case errors.Is(err, steps.ErrStale):
+		result = event.Stale
+	case errors.Is(err, steps.ErrSkipped):
+		result = event.Skipped
+	case errors.Is(err, steps.ErrInterrupted):
+		result = event.Interrupted
+	}
+	return s.finish(nil, steps.Outcome{Result: result, Err: err})
+}
+
+func (s *session) close() {
+	s.lock.Release()
+	s.ui.Close()
+	if s.record != nil {
+		s.record.Close()
+	}
+	if s.root != nil {
+		s.root.Close()
+	}
+}
