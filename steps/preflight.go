@@ -77,9 +77,23 @@ func (e *Env) sweep(ctx context.Context, run *Run) {
 // that jailup asks of them.
 var kernelNeeds = [2]int{5, 10}
 
-// CheckJail refuses what jailup cannot work on: an old kernel, a jail with a
-// package database, a directory without the server.
+// CheckJail refuses what jailup cannot work on: what CheckKind refuses, and a
+// directory without the server.
 func CheckJail(root *jail.Root, executables []string) error {
+	if err := CheckKind(root); err != nil {
+		return err
+	}
+	for _, x := range executables {
+		if info, err := root.Stat(x); err == nil && info.IsRegular() {
+			return nil
+		}
+	}
+	return fail(nil, "build one with: jailup create SERVER --jail DIR",
+		"cannot work on jail %s: it holds no %s", root.Path(), strings.Join(executables, ", "))
+}
+
+// CheckKind refuses an old kernel, and a jail with a package database.
+func CheckKind(root *jail.Root) error {
 	var uts unix.Utsname
 	if err := unix.Uname(&uts); err == nil {
 		var major, minor int
@@ -94,13 +108,7 @@ func CheckJail(root *jail.Root, executables []string) error {
 				"cannot work on jail %s: it is a package jail, with a database at %s, which this version does not upgrade", root.Path(), db)
 		}
 	}
-	for _, x := range executables {
-		if info, err := root.Stat(x); err == nil && info.IsRegular() {
-			return nil
-		}
-	}
-	return fail(nil, "build one with: jailup create SERVER --jail "+root.Path()+", or give --install",
-		"cannot work on jail %s: it holds no %s", root.Path(), strings.Join(executables, ", "))
+	return nil
 }
 
 // baselineNow records how the old server runs and answers.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/jailup/jailup/internal/jail"
 	"github.com/jailup/jailup/steps"
 )
 
@@ -51,7 +52,10 @@ func (a *app) run(ctx context.Context, argv []string) error {
 		return err
 	}
 	defer s.root.Close()
-	c := steps.Command{Argv: argv, Grace: s.set.StopTimeout.D()}
+	if err := steps.CheckKind(s.root); err != nil {
+		return err
+	}
+	c := jail.Command{Argv: argv, Grace: s.set.StopTimeout.D(), Cancelled: steps.ErrInterrupted}
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	for _, name := range []string{"TERM", "LANG"} {
@@ -71,7 +75,7 @@ func (a *app) run(ctx context.Context, argv []string) error {
 		}
 		*f.to = file
 	}
-	if a.code, err = steps.Exec(ctx, s.root, c); err != nil {
+	if a.code, err = jail.Exec(ctx, s.root, c); err != nil {
 		a.complain(err)
 		return errTold
 	}

@@ -70,21 +70,33 @@ func (a *app) service(ctx context.Context, verb, server string, do control) erro
 	}
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
+	e, err := s.begin(ctx, s.openRecord)
+	if err != nil {
+		return err
+	}
+	return s.finish(e, do(ctx, e, s.facts()))
+}
+
+// begin takes the jail, tells that the run starts, ends what an earlier one left,
+// and opens what the run needs. Its error has been told.
+func (s *session) begin(ctx context.Context, open ...func(*steps.Env) error) (*steps.Env, error) {
 	if err := s.takeServer(ctx); err != nil {
-		return s.refuse(err)
+		return nil, s.refuse(err)
 	}
 	s.events.RunStart(event.RunStart{Verb: s.verb, Server: s.recipe.Name, Jail: s.root.Path(), Version: version()})
 	if err := s.recoverFirst(ctx); err != nil {
-		return s.fail(err)
+		return nil, s.fail(err)
 	}
 	e, err := s.env()
 	if err != nil {
-		return s.fail(err)
+		return nil, s.fail(err)
 	}
-	if err := s.openRecord(e); err != nil {
-		return s.fail(err)
+	for _, o := range open {
+		if err := o(e); err != nil {
+			return nil, s.fail(err)
+		}
 	}
-	return s.finish(e, do(ctx, e, s.facts()))
+	return e, nil
 }
 
 // takeServer opens and locks the jail, which must hold the server: a folder that

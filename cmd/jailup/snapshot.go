@@ -64,24 +64,9 @@ meanwhile may be in the copy or not. Its name is that of the run.`,
 			}
 			ctx, cancel := s.bounded(cmd.Context())
 			defer cancel()
-			if err := s.takeServer(ctx); err != nil {
-				return s.refuse(err)
-			}
-			if err := s.outside(*s.set.Snapshots, "snapshot folder"); err != nil {
-				return s.refuse(err)
-			}
-			s.events.RunStart(event.RunStart{Verb: s.verb, Server: s.recipe.Name, Jail: s.root.Path(), Version: version()})
-			if err := s.recoverFirst(ctx); err != nil {
-				return s.fail(err)
-			}
-			e, err := s.env()
+			e, err := s.begin(ctx, s.openStore, s.openRecord)
 			if err != nil {
-				return s.fail(err)
-			}
-			for _, open := range []func(*steps.Env) error{s.openStore, s.openRecord} {
-				if err := open(e); err != nil {
-					return s.fail(err)
-				}
+				return err
 			}
 			return s.finish(e, steps.Save(ctx, e, s.facts()))
 		},

@@ -64,24 +64,12 @@ func (a *app) upgrade(ctx context.Context, server string, f upgradeFlags) error 
 	}
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	if err := s.takeServer(ctx); err != nil {
-		return s.refuse(err)
-	}
-	s.events.RunStart(event.RunStart{Verb: s.verb, Server: s.recipe.Name, Jail: s.root.Path(), Version: version()})
-	if err := s.recoverFirst(ctx); err != nil {
-		return s.fail(err)
-	}
-	e, err := s.env()
+	e, err := s.begin(ctx, s.openStore, s.openSource, s.openRecord)
 	if err != nil {
-		return s.fail(err)
+		return err
 	}
 	e.Options.Adopt = f.adopt
 	e.Guard = s.guardian
-	for _, open := range []func(*steps.Env) error{s.openStore, s.openSource, s.openRecord} {
-		if err := open(e); err != nil {
-			return s.fail(err)
-		}
-	}
 	return s.finish(e, steps.Execute(ctx, e, steps.Upgrade(e), s.facts()))
 }
 
@@ -120,23 +108,11 @@ func (a *app) rollback(ctx context.Context, to string, keepEdits bool) error {
 	}
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	if err := s.takeServer(ctx); err != nil {
-		return s.refuse(err)
-	}
-	s.events.RunStart(event.RunStart{Verb: s.verb, Server: s.recipe.Name, Jail: s.root.Path(), Version: version()})
-	if err := s.recoverFirst(ctx); err != nil {
-		return s.fail(err)
-	}
-	e, err := s.env()
+	e, err := s.begin(ctx, s.openStore, s.openRecord)
 	if err != nil {
-		return s.fail(err)
+		return err
 	}
 	e.Options.ToSnapshot, e.Options.KeepEdits = to, keepEdits
 	e.Guard = s.guardian
-	for _, open := range []func(*steps.Env) error{s.openStore, s.openRecord} {
-		if err := open(e); err != nil {
-			return s.fail(err)
-		}
-	}
 	return s.finish(e, steps.Execute(ctx, e, steps.Rollback(e), s.facts()))
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -14,6 +13,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/jailup/jailup/internal/jail"
 )
 
 // What a started server must not get from us, and how it is kept from it:
@@ -39,7 +40,7 @@ func cleanEnv(more []string) []string {
 
 // spawn starts argv in the jail. The caller waits for it.
 func spawn(root int, argv, env []string, out *os.File) (*exec.Cmd, error) {
-	if err := closeOnExec(); err != nil {
+	if err := jail.CloseInherited(); err != nil {
 		return nil, fmt.Errorf("cannot keep descriptors back: %w", err)
 	}
 	if err := catchIgnored(); err != nil {
@@ -78,31 +79,6 @@ func startHere(cmd *exec.Cmd) error {
 		return fmt.Errorf("cannot unblock signals: %w", err)
 	}
 	return cmd.Start()
-}
-
-// closeOnExec marks all descriptors above 2 of this process. Those that Go opens
-// are so from the beginning; those that we were started with may not be: the lock
-// of a cron job, a pipe of a CI runner.
-func closeOnExec() error {
-	err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC)
-	if !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EINVAL) {
-		return err
-	}
-	dir, err := os.Open("/proc/self/fd") // before Linux 5.11
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
-	if err != nil {
-		return err
-	}
-	for _, n := range names {
-		if fd, err := strconv.Atoi(n); err == nil && fd > 2 {
-			unix.CloseOnExec(fd)
-		}
-	}
-	return nil
 }
 
 // catchIgnored makes each signal that this process ignores one that it catches

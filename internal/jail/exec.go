@@ -1,4 +1,4 @@
-package steps
+package jail
 
 import (
 	"context"
@@ -19,7 +19,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/jailup/jailup/internal/event"
-	"github.com/jailup/jailup/internal/jail"
 )
 
 // Command is a program that a person runs in a jail.
@@ -29,6 +28,9 @@ type Command struct {
 	Stdin, Stdout, Stderr *os.File
 	// Grace is the time from SIGTERM to SIGKILL where the context's time is over.
 	Grace time.Duration
+	// Cancelled is the cause of a context that a signal cancelled, which the
+	// program has got as well.
+	Cancelled error
 }
 
 // jailPath is where programs of a jail are looked for.
@@ -48,18 +50,13 @@ const (
 // 126 or 127. Signals that are sent to this process meanwhile go to it. A context
 // whose time is over ends it; one that a signal cancelled does not: the program
 // has got that signal.
-func Exec(ctx context.Context, root *jail.Root, c Command) (int, error) {
+func Exec(ctx context.Context, root *Root, c Command) (int, error) {
 	file, status, err := find(root, c.Argv[0])
 	if err != nil {
 		return status, err
 	}
-	if err := CheckJail(root, []string{file}); err != nil {
-		return 1, err
-	}
-	if err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
-		if err := closeOnExec(); err != nil {
-			return notExecutable, fmt.Errorf("cannot keep descriptors back: %w", err)
-		}
+	if err := CloseInherited(); err != nil {
+		return notExecutable, fmt.Errorf("cannot keep descriptors back: %w", err)
 	}
 	signals := make(chan os.Signal, 16)
 	if err := catch(signals); err != nil {
@@ -93,7 +90,7 @@ func Exec(ctx context.Context, root *jail.Root, c Command) (int, error) {
 		select {
 		case <-done:
 			done = nil
-			if errors.Is(context.Cause(ctx), ErrInterrupted) {
+			if c.Cancelled != nil && errors.Is(context.Cause(ctx), c.Cancelled) {
 				// Whoever cancelled lets the next signal end this process: not here.
 				again = time.After(20 * time.Millisecond)
 				continue
@@ -177,7 +174,7 @@ func onTerminal(f *os.File) bool {
 }
 
 // find looks for a program as a shell in the jail would.
-func find(root *jail.Root, name string) (file string, status int, err error) {
+func find(root *Root, name string) (file string, status int, err error) {
 	shown := event.Clean(name, 200)
 	candidates := []string{path.Join("/", name)}
 	if !strings.Contains(name, "/") {
@@ -197,7 +194,7 @@ func find(root *jail.Root, name string) (file string, status int, err error) {
 			there = fmt.Sprintf("%s: %v", p, errors.Unwrap(err))
 		case err != nil:
 		case !info.IsRegular():
-			there = p + " is no program but a " + jail.TypeName(info.Mode)
+			there = p + " is no program but a " + TypeName(info.Mode)
 		case info.Mode&0o111 == 0:
 			there = p + " may not be executed"
 		default:
@@ -205,10 +202,12 @@ func find(root *jail.Root, name string) (file string, status int, err error) {
 		}
 	}
 	if there != "" {
-		return "", notExecutable, fail(nil, "", "cannot run %s in jail %s: %s", shown, root.Path(), there)
+		return "", notExecutable, fmt.Errorf("cannot run %s in jail %s: %s", shown, root.Path(), event.Clean(there, 300))
 	}
-	return "", notFound, fail(nil, "a file jail holds only what its server needs; see what is there: ls "+root.Path()+"/usr/bin "+root.Path()+"/usr/sbin",
-		"cannot run %s in jail %s: there is no such program in it", shown, root.Path())
+	return "", notFound, &ExecError{
+		message: fmt.Sprintf("cannot run %s in jail %s: there is no such program in it", shown, root.Path()),
+		hint:    "a file jail holds only what its server needs; see what is there: ls " + root.Path() + "/usr/bin " + root.Path() + "/usr/sbin",
+	}
 }
 
 func whyNot(err error) string {
@@ -224,9 +223,15 @@ func whyNot(err error) string {
 	return errno.Error()
 }
 
-// closeOnExec marks all descriptors above 2, before Linux 5.11.
-func closeOnExec() error {
-	dir, err := os.Open("/proc/self/fd")
+// CloseInherited marks all descriptors above 2 of this process close-on-exec.
+// Those that Go opens are so from the beginning; those that it was started with
+// may not be: the lock of a cron job, a pipe of a CI runner.
+func CloseInherited() error {
+	err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC)
+	if !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EINVAL) {
+		return err
+	}
+	dir, err := os.Open("/proc/self/fd") // before Linux 5.11
 	if err != nil {
 		return err
 	}
@@ -242,3 +247,11 @@ func closeOnExec() error {
 	}
 	return nil
 }
+
+// ExecError says why a program did not run, and what to do about it.
+type ExecError struct{ message, hint string }
+
+func (e *ExecError) Error() string { return e.message }
+
+// Hint is the next command to type; empty for none.
+func (e *ExecError) Hint() string { return e.hint }
