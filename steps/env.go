@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jailup/jailup/backup"
@@ -93,6 +94,7 @@ type Env struct {
 	Guard func() (*guard.Guardian, error)
 
 	control  service.Controller
+	finding  sync.Mutex
 	conf     *webconf.Nginx
 	guardian *guard.Guardian
 	prober   *checks.Prober

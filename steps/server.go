@@ -72,6 +72,9 @@ func (e *Env) checkSet() (*checks.Set, error) {
 	dev, ino := e.Root.DevIno()
 	t := checks.Target{
 		Server: func(ctx context.Context) (checks.Processes, error) {
+			// Checks look at the same time; the controller takes one call at a time.
+			e.finding.Lock()
+			defer e.finding.Unlock()
 			s, err := e.Control().Find(ctx)
 			if err != nil {
 				return checks.Processes{}, err
