@@ -80,7 +80,7 @@ func (c *computer) run() error {
 	}
 	turned := Turned{}
 	for p := range removes {
-		if info, err := c.root.Lstat(p); err == nil && info.IsSymlink() {
+		if info, err := c.root.Lstat(p); err == nil && !info.IsDir() {
 			turned[p] = true
 		}
 	}
@@ -142,9 +142,9 @@ func (c *computer) plan(modes map[string]WantDir) error {
 	return nil
 }
 
-// Turned are links, by physical path, that go away and may become directories:
-// what shall lie below one of them lies in the new directory, not where the link
-// leads today.
+// Turned are links and files, by physical path, that go away and may become
+// directories: what shall lie below one of them lies in the new directory, not
+// where the link leads today.
 type Turned map[string]bool
 
 // Physical is root.Physical in the layout that will be.
@@ -178,7 +178,13 @@ func (c *computer) mkdirAll(p string, modes map[string]WantDir) error {
 	if _, ok := c.mkdirs[p]; ok {
 		return nil
 	}
-	info, err := c.root.Lstat(p)
+	if err := c.mkdirAll(path.Dir(p), modes); err != nil {
+		return err
+	}
+	info, err := jail.Info{}, error(unix.ENOENT)
+	if _, made := c.mkdirs[path.Dir(p)]; !made { // else what is there now is in another directory
+		info, err = c.root.Lstat(p)
+	}
 	switch {
 	case err == nil && info.IsDir():
 		return nil
@@ -189,10 +195,7 @@ func (c *computer) mkdirAll(p string, modes map[string]WantDir) error {
 		return fmt.Errorf("cannot make directory %s: a link that leads nowhere is in its place", p)
 	case err == nil && !c.removes[p]:
 		return fmt.Errorf("cannot make directory %s: a %s is in its place", p, jail.TypeName(info.Mode))
-	case err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR):
-		return err
-	}
-	if err := c.mkdirAll(path.Dir(p), modes); err != nil {
+	case err != nil && !errors.Is(err, unix.ENOENT):
 		return err
 	}
 	d, ok := modes[p]

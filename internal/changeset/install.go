@@ -466,12 +466,19 @@ func (w *Worker) Inspect() (Verdict, error) {
 	var v Verdict
 	for i := range w.set.Ops {
 		op := &w.set.Ops[i]
-		if op.Hold {
+		if op.Hold && op.Kind != Remove {
 			continue
 		}
 		pos, err := w.where(op)
 		if err != nil {
 			return v, describe("inspect", op, err)
+		}
+		if op.Hold && pos != foreign {
+			if pos == atNew { // taken out, and not back yet: neither tree has it so
+				v.Old++
+				v.New++
+			}
+			continue
 		}
 		if (op.Kind == Mkdir || op.Kind == Rmdir) && w.holds(op.Path) {
 			continue

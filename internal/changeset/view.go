@@ -127,16 +127,16 @@ func (v *View) resolve(p string, followLast bool) (string, uint32, *Op, error) {
 				return "", 0, nil, err
 			}
 			if strings.HasPrefix(target, "/") {
-				cur = "/"
+				cur, mode, op = "/", unix.S_IFDIR, nil
 			}
 			rest = append(strings.Split(target, "/"), rest...)
-			mode, op = unix.S_IFDIR, nil
 			continue
 		}
 		cur, mode, op = next, m, o
 	}
 	if cur == "/" {
-		return cur, unix.S_IFDIR, nil, nil
+		mode, op, err := v.at(cur)
+		return cur, mode, op, err
 	}
 	return cur, mode, op, nil
 }
