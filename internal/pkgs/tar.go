@@ -140,7 +140,8 @@ func (t *tarReader) end() error {
 			return errors.New("something follows the end")
 		}
 		n, err := io.ReadFull(t.r, t.blk[:])
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) && zero(t.blk[:n]) {
+		// Not errors.Is: a decompressor's cut-off stream wraps io.ErrUnexpectedEOF.
+		if err == io.EOF || err == io.ErrUnexpectedEOF && zero(t.blk[:n]) { //nolint:errorlint // see above
 			return io.EOF
 		}
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -181,6 +182,16 @@ func alive(pid int) bool {
 	}
 	p, err := parseStat(b)
 	return err == nil && !p.dead()
+}
+
+// signals is a set of signals, without the two that the C library keeps for
+// itself and that Go leaves alone: the tests' own program has it when the race
+// detector is in it, the shipped program never.
+func signals(t testing.TB, pid int, field string) uint64 {
+	t.Helper()
+	set, err := strconv.ParseUint(status(t, pid, field), 16, 64)
+	require.NoError(t, err)
+	return set &^ (1<<31 | 1<<32)
 }
 
 func status(t testing.TB, pid int, field string) string {
