@@ -59,8 +59,9 @@ type Facts struct {
 
 // Options are what the command line and the configuration decide.
 type Options struct {
-	Version     string // of the server: exact, or a constraint on the upstream version
-	Adopt       bool   // an executable that no package knows is replaced
+	Version     string   // of the server: exact, or a constraint on the upstream version
+	Hold        []string // packages that stay as they are
+	Adopt       bool     // an executable that no package knows is replaced
 	ConfNew     bool
 	Rehearse    bool
 	Keep        int // snapshots

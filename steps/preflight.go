@@ -10,6 +10,7 @@ import (
 	"sort"
 	"strings"
 
+	"github.com/coreos/go-systemd/v22/util"
 	"github.com/jailup/jailup/checks"
 	"github.com/jailup/jailup/internal/event"
 	"github.com/jailup/jailup/internal/fileset"
@@ -35,6 +36,9 @@ func (s *preflight) Do(ctx context.Context, run *Run) error {
 		return err
 	}
 	e.sweep(ctx, run)
+	if util.IsRunningSystemd() {
+		e.note(event.Info, "this host runs systemd; this version stops and starts the server by its processes, not by its unit", "")
+	}
 	var err error
 	if e.old, err = manifest.Load(e.StateDir); err != nil {
 		return err

@@ -83,8 +83,18 @@ func (e *Env) buildDiff(ctx context.Context, world *fileset.World, exe string) s
 	if jailHas == nil || packageHas == nil {
 		return ""
 	}
-	return fmt.Sprintf(" (of %s, here only: %s; in the package only: %s)", strings.Join(e.Recipe.Version, " "),
-		only(jailHas, packageHas), only(packageHas, jailHas))
+	here, there := only(jailHas, packageHas), only(packageHas, jailHas)
+	if here == "" && there == "" {
+		return ""
+	}
+	return fmt.Sprintf(" (of %s, here only: %s; in the package only: %s)", strings.Join(e.Recipe.Version, " "), orNone(here), orNone(there))
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "nothing"
+	}
+	return s
 }
 
 // worldChanges shows all unpacked files at their default places.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/jailup/jailup/internal/event"
@@ -19,6 +20,9 @@ func (s *resolve) Name() string { return "resolve" }
 
 func (s *resolve) Do(ctx context.Context, run *Run) error {
 	e := s.e
+	if slices.Contains(e.Options.Hold, e.Recipe.Server()) {
+		return fail(ErrSkipped, "take it out of hold: in the configuration", "%s is held", e.Recipe.Server())
+	}
 	if err := e.resolveTarget(ctx); err != nil {
 		return err
 	}
@@ -65,7 +69,15 @@ func (e *Env) resolveTarget(ctx context.Context) error {
 	for _, n := range ix.Notices {
 		e.note(event.Warning, n.Message, "")
 	}
-	target, err := source.Resolve(ix, source.Request{Roots: Wants(e.Recipe, e.Options.Version), Without: e.Recipe.Without, Arch: e.Arch})
+	held := map[string]string{}
+	for _, p := range e.Options.Hold {
+		if e.old == nil || e.old.Packages[p] == "" {
+			e.note(event.Warning, p+" is to be held, but which version the jail has is not known", "")
+			continue
+		}
+		held[p] = e.old.Packages[p]
+	}
+	target, err := source.Resolve(ix, source.Request{Roots: Wants(e.Recipe, e.Options.Version), Without: e.Recipe.Without, Arch: e.Arch, Held: held})
 	if err != nil {
 		return sourceError(err)
 	}

@@ -155,7 +155,7 @@ func (s *choose) beside(p string) error {
 			case op.Kind == changeset.Remove:
 				continue
 			}
-		} else if op.Path == p && op.Kind == changeset.Add && cur != nil {
+		} else if op.Path == p && op.Kind == changeset.Add && cur != nil && !e.removed(p) {
 			// Somebody made what the upgrade had removed: his goes aside.
 			op.Kind, op.Old = changeset.Replace, cur
 		}
@@ -223,7 +223,7 @@ func (s *choose) fromSnapshot(ctx context.Context, run *Run, id string) error {
 	run.Facts.Reverts = id
 	run.Facts.From, run.Facts.To = nil, snap.Meta().Packages
 	if e.old != nil {
-		run.Facts.From = e.old.Packages
+		run.Facts.From = e.old.Holds()
 	}
 	run.Facts.Stage = filepath.Join(e.StageRoot(), e.Run)
 	if err := run.Save(); err != nil {

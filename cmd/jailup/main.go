@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 
 	"golang.org/x/sys/unix"
 
@@ -17,6 +18,8 @@ func main() {
 	jail.Reexec()
 	// An upgrade piped into head must not die half-way.
 	signal.Ignore(unix.SIGPIPE)
+	// An index of 60,000 packages is read and dropped: collect it in time.
+	debug.SetMemoryLimit(100 << 20)
 	ctx, stop := interruptible(context.Background())
 	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()

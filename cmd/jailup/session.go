@@ -108,7 +108,7 @@ func (a *app) open(verb string) (*session, error) {
 	}
 	s.registry = journal.OpenRegistry(*s.set.StateDir, s.dirs.Run)
 	s.ui = a.newUI(s.set)
-	s.events = event.New(s.run, nil, s.ui)
+	s.events = event.New(s.run, nil, s.ui, notify{})
 	return s, nil
 }
 
@@ -244,7 +244,7 @@ func (s *session) env() (*steps.Env, error) {
 		Run: s.run, JailID: s.id, Root: s.root, Recipe: s.recipe, StateDir: s.stateDir(),
 		StoreDir: *s.set.Snapshots, Events: s.events,
 		Options: steps.Options{
-			Version: *s.set.Version, ConfNew: *s.set.Conf == "new", Rehearse: *s.set.Rehearse,
+			Version: *s.set.Version, ConfNew: *s.set.Conf == "new", Rehearse: *s.set.Rehearse, Hold: *s.set.Hold,
 			Keep: *s.set.Keep, Exclude: *s.set.Snapshot.Exclude, StopTimeout: s.set.StopTimeout.D(), Policy: policy,
 		},
 	}

@@ -305,3 +305,30 @@ func TestWhatTheServerInherits(t *testing.T) {
 	}
 	h.must(0, "current", "upgrade", "nginx", "--jail", j.Dir) // the lock is free
 }
+
+// A held server is left alone, and that is no success and no failure.
+func TestHeld(t *testing.T) {
+	t.Parallel()
+	j, _, h := createdJail(t)
+	conf := filepath.Join(h.dir, "config.yaml")
+	require.NoError(t, os.WriteFile(conf, []byte("hold: [nginx]\n"), 0o644))
+	h.must(14, "skipped", "upgrade", "nginx", "--jail", j.Dir, "--config", conf)
+	r := h.run("upgrade", "nginx", "--jail", j.Dir, "--config", conf, "--skip-ok")
+	require.Equal(t, 0, r.Exit, r.String())
+}
+
+// An executable that was edited since goes aside as any other file.
+func TestKeepEditsOfTheServerItself(t *testing.T) {
+	t.Parallel()
+	j, pair, h := createdJail(t)
+	h.debs = newHost(t, pair.New, pair.Old).debs
+	h.must(0, "upgraded", "upgrade", "nginx", "--jail", j.Dir, "--soak", "500ms")
+	exe := filepath.Join(j.Dir, "usr/sbin/nginx")
+	data, err := os.ReadFile(exe)
+	require.NoError(t, err)
+	require.NoError(t, os.Remove(exe))
+	require.NoError(t, os.WriteFile(exe, append(data, "edited"...), 0o755))
+	h.must(0, "rolled-back", "rollback", "--jail", j.Dir, "--keep-edits", "--soak", "500ms")
+	requireSameFile(t, filepath.Join(lab.Unpacked(t, pair.Old), "usr/sbin/nginx"), exe)
+	require.FileExists(t, exe+".jailup-edited")
+}

@@ -66,7 +66,8 @@ type selector struct {
 	wants   map[string]changeset.Want // by path in the jail
 	staged  map[string]bool           // stage names that are in use
 	files   map[string]manifest.File
-	copied  map[string]bool // what links lead to, where the jail holds copies in the links' places
+	copied  map[string]bool  // what links lead to, where the jail holds copies in the links' places
+	turned  changeset.Turned // links of the old packages that are directories in the new ones
 	mtimeNS int64
 }
 
@@ -85,6 +86,9 @@ func Select(ctx context.Context, in Input) (*Selection, error) {
 		return nil, err
 	}
 	s.findCopies(needed)
+	if err := s.findTurned(); err != nil {
+		return nil, err
+	}
 	for _, n := range in.World.sorted() {
 		if err := s.node(n, needed[n.Path]); err != nil {
 			return nil, err
@@ -117,6 +121,40 @@ func (s *selector) findCopies(needed map[string]bool) {
 			s.copied[target.Path] = true
 		}
 	}
+}
+
+// findTurned finds the links that will be directories: what the packages have in
+// them must not go to where the links lead today.
+func (s *selector) findTurned() error {
+	s.turned = changeset.Turned{}
+	for p, rec := range s.old {
+		n := s.in.World.nodes[Canonical(p)]
+		if rec.Link == "" || rec.Package == "" || n == nil || !n.Dir {
+			continue
+		}
+		cur, err := s.read(p)
+		if err != nil {
+			return err
+		}
+		if cur == nil || cur.Link != rec.Link {
+			continue // made otherwise by an administrator: his stays
+		}
+		if p, err = s.in.Root.Physical(p); err != nil {
+			return err
+		}
+		s.turned[p] = true
+	}
+	return nil
+}
+
+// under tells whether a path lies below one of the turned links.
+func (s *selector) under(p string) bool {
+	for d := path.Dir(path.Clean(p)); len(s.turned) > 0 && d != "/"; d = path.Dir(d) {
+		if phys, err := s.in.Root.Physical(d); err == nil && s.turned[phys] {
+			return true
+		}
+	}
+	return false
 }
 
 // closure computes what the wanted executables, modules and run-time files need,
@@ -226,7 +264,9 @@ func (s *selector) isExec(canonical string) bool {
 func (s *selector) place(n *Node, exec bool) error {
 	places := s.layout.Existing(n.Path)
 	fresh := len(places) == 0
-	if fresh {
+	if at := s.layout.Default(n); s.under(at) {
+		fresh, places = true, []string{at}
+	} else if fresh {
 		places = []string{s.layout.Default(n)}
 	}
 	for _, p := range places {
@@ -260,7 +300,7 @@ func (s *selector) place(n *Node, exec bool) error {
 // want enters one wish. A second one for the same place is passed over; a node
 // that is wanted at a second place is copied in the stage.
 func (s *selector) want(p string, n *Node, pkg string, exec bool) error {
-	p, err := s.in.Root.Physical(p)
+	p, err := s.turned.Physical(s.in.Root, p)
 	if err != nil {
 		return err
 	}
@@ -273,7 +313,9 @@ func (s *selector) want(p string, n *Node, pkg string, exec bool) error {
 			return err
 		}
 	}
-	s.keepMode(p, &st)
+	if err := s.keepMode(p, name, &st); err != nil {
+		return err
+	}
 	s.staged[name] = true
 	base := path.Base(n.Path)
 	early := slices.ContainsFunc(earlyLibs, func(l string) bool { return strings.HasPrefix(base, l) })
@@ -283,15 +325,26 @@ func (s *selector) want(p string, n *Node, pkg string, exec bool) error {
 }
 
 // keepMode leaves alone what an administrator has made stricter: a file whose
-// mode is no longer what the old package shipped keeps it.
-func (s *selector) keepMode(p string, st *changeset.State) {
+// mode is no longer what the old package shipped keeps it. The staged file gets
+// that mode now: it is exchanged as it is.
+func (s *selector) keepMode(p, staged string, st *changeset.State) error {
 	rec, ok := s.old[p]
 	if !ok || st.Link != "" {
-		return
+		return nil
 	}
-	if info, err := s.in.Root.Lstat(p); err == nil && info.IsRegular() && info.Mode != rec.Mode {
-		st.Mode = info.Mode &^ (unix.S_ISUID | unix.S_ISGID)
+	info, err := s.in.Root.Lstat(p)
+	if err != nil || !info.IsRegular() || info.Mode == rec.Mode {
+		return nil
 	}
+	mode := info.Mode &^ (unix.S_ISUID | unix.S_ISGID)
+	if mode == st.Mode {
+		return nil
+	}
+	if err := s.in.Stage.Chmod(staged, mode); err != nil {
+		return err
+	}
+	st.Mode = mode
+	return nil
 }
 
 func (s *selector) record(p string, n *Node, pkg string) {
@@ -306,7 +359,10 @@ func (s *selector) inspect(p string, n *Node) error {
 		return err
 	}
 	if old.Same(&n.State) {
-		s.out.From[n.Package] = s.in.World.packages[n.Package]
+		// Another version may ship the same file: what is known better counts.
+		if _, known := s.out.From[n.Package]; !known {
+			s.out.From[n.Package] = s.in.World.packages[n.Package]
+		}
 		return nil
 	}
 	if rec, ok := s.old[p]; ok {

@@ -189,6 +189,14 @@ func (s *Stage) Copy(name string, st changeset.State) (string, changeset.State, 
 	return s.Put(f, st.Size, m)
 }
 
+// Chmod gives a staged file other permission bits.
+func (s *Stage) Chmod(name string, mode uint32) error {
+	if err := sys.Fchmodat(int(s.dir.Fd()), name, mode); err != nil {
+		return fmt.Errorf("cannot stage a file: %w", err)
+	}
+	return nil
+}
+
 // Open opens a staged regular file.
 func (s *Stage) Open(name string) (*os.File, error) {
 	fd, err := unix.Openat(int(s.dir.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)

@@ -56,8 +56,12 @@ type World struct {
 const maxCert = 64 << 10
 
 // NewWorld begins an empty world. extra names paths, besides those that the
-// recipe asks for, that are wanted: those that the jail holds already, say.
+// recipe asks for, that are wanted: those that the jail holds already, say; nil
+// names none.
 func NewWorld(stage *Stage, extra func(canonical string) bool) *World {
+	if extra == nil {
+		extra = func(string) bool { return false }
+	}
 	return &World{nodes: map[string]*Node{}, stage: stage, packages: map[string]string{}, extra: extra, ca: map[string][]byte{}}
 }
 
@@ -123,6 +127,11 @@ func (w *World) Unpack(deb *pkgs.Deb, r *recipes.Recipe) error {
 		return fmt.Errorf("cannot unpack %s: %w", control.Package, err)
 	}
 	for p, to := range hard {
+		for range len(hard) { // a hard link to a hard link
+			if next, more := hard[to]; more {
+				to = next
+			}
+		}
 		target, ok := w.nodes[to]
 		if !ok || target.Stage == "" {
 			delete(w.nodes, p) // its target is nothing that a jail needs
