@@ -127,11 +127,6 @@ func (w *World) Unpack(deb *pkgs.Deb, r *recipes.Recipe) error {
 		return fmt.Errorf("cannot unpack %s: %w", control.Package, err)
 	}
 	for p, to := range hard {
-		for range len(hard) { // a hard link to a hard link
-			if next, more := hard[to]; more {
-				to = next
-			}
-		}
 		target, ok := w.nodes[to]
 		if !ok || target.Stage == "" {
 			delete(w.nodes, p) // its target is nothing that a jail needs
