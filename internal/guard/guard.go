@@ -62,6 +62,7 @@ func Start(args []string, env []string, log *os.File) (*Guardian, error) {
 	g := &Guardian{cmd: cmd, done: w}
 	_ = readyR.SetReadDeadline(time.Now().Add(10 * time.Second))
 	if _, err := readyR.Read(make([]byte, 1)); err != nil {
+		_ = cmd.Process.Kill() // it may hang, and would never read that all is done
 		g.Disarm()
 		return nil, fmt.Errorf("cannot start the guardian: it does not answer: %w", err)
 	}
@@ -86,7 +87,8 @@ func (g *Guardian) Disarm() {
 // Watch is the guardian's own work: it returns true once the run that started it
 // has died, and false when that run said that all is done.
 func Watch() (died bool, err error) {
-	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGPIPE, unix.SIGQUIT, unix.SIGTSTP)
+	// Caught and dropped, not ignored: what the guardian starts would inherit that.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGPIPE, unix.SIGQUIT, unix.SIGTSTP)
 	for _, fd := range []int{pidFd, pipeFd} {
 		unix.CloseOnExec(fd)
 	}
