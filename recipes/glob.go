@@ -29,26 +29,28 @@ func Match(globs []string, p string) bool {
 	return false
 }
 
+// matchParts goes back to the last "**" only: what an earlier one could take
+// more, the last one can. So it takes no longer than the product of both lengths.
 func matchParts(glob, name []string) bool {
-	for len(glob) > 0 {
-		if glob[0] == "**" {
-			if len(glob) == 1 {
-				return len(name) > 0
+	g, star, mark := 0, -1, 0
+	for n := 0; n < len(name); {
+		if g < len(glob) && glob[g] == "**" {
+			star, mark = g, n
+			g++
+			continue
+		}
+		if g < len(glob) {
+			if ok, err := path.Match(glob[g], name[n]); err == nil && ok {
+				g++
+				n++
+				continue
 			}
-			for i := range name {
-				if matchParts(glob[1:], name[i:]) {
-					return true
-				}
-			}
+		}
+		if star < 0 {
 			return false
 		}
-		if len(name) == 0 {
-			return false
-		}
-		if ok, err := path.Match(glob[0], name[0]); err != nil || !ok {
-			return false
-		}
-		glob, name = glob[1:], name[1:]
+		mark++
+		n, g = mark, star+1
 	}
-	return len(name) == 0
+	return g == len(glob)
 }

@@ -18,6 +18,7 @@ import (
 	"strconv"
 	"strings"
 	"text/template"
+	"unicode"
 
 	"go.yaml.in/yaml/v3"
 	"golang.org/x/sys/unix"
@@ -295,6 +296,18 @@ func (r *Recipe) validate() error {
 			return fmt.Errorf("packages: %q is no package name", p)
 		}
 	}
+	for _, a := range r.Aliases {
+		if !nameRE.MatchString(a) {
+			return fmt.Errorf("aliases: %q is no name", a)
+		}
+	}
+	for key, globs := range map[string][]string{"owns": r.Owns, "without": r.Without} {
+		for _, g := range globs {
+			if err := checkGlob(g); err != nil {
+				return fmt.Errorf("%s: %q: %w", key, g, err)
+			}
+		}
+	}
 	for _, s := range []struct{ key, name string }{{"quit", r.Service.Quit}, {"term", r.Service.Term}, {"reload", r.Service.Reload}} {
 		if unix.SignalNum(s.name) == 0 {
 			return fmt.Errorf("service.%s: %q is no signal (SIGTERM, say)", s.key, s.name)
@@ -309,7 +322,7 @@ func (r *Recipe) validate() error {
 		{"configuration.main", []string{r.Configuration.Main}}, {"configuration.test", first(r.Configuration.Test)}, {"version", first(r.Version)},
 	} {
 		for _, p := range l.paths {
-			if !path.IsAbs(p) || path.Clean(p) != p {
+			if !absolute(p) {
 				return fmt.Errorf("%s: %q is no absolute path", l.key, p)
 			}
 			if err := checkGlob(p); err != nil {
@@ -318,6 +331,12 @@ func (r *Recipe) validate() error {
 		}
 	}
 	return r.Create.validate()
+}
+
+// absolute tells whether a path is absolute and clean, so that it says what it
+// means, and can be shown.
+func absolute(p string) bool {
+	return path.IsAbs(p) && path.Clean(p) == p && !strings.ContainsFunc(p, unicode.IsControl)
 }
 
 func first(argv []string) []string { return argv[:min(1, len(argv))] }
@@ -342,7 +361,7 @@ func (c *Create) validate() error {
 		groups[g.Name] = true
 	}
 	for _, d := range c.Dirs {
-		if _, err := strconv.ParseUint(d.Mode, 8, 12); err != nil || !path.IsAbs(d.Path) {
+		if _, err := strconv.ParseUint(d.Mode, 8, 12); err != nil || !absolute(d.Path) {
 			return fmt.Errorf("create.dirs: %q needs an absolute path and an octal mode", d.Path)
 		}
 		if !users[d.Owner] || !groups[d.Group] {
@@ -350,12 +369,12 @@ func (c *Create) validate() error {
 		}
 	}
 	for _, l := range c.Links {
-		if !path.IsAbs(l.Path) || l.To == "" {
+		if !absolute(l.Path) || l.To == "" {
 			return fmt.Errorf("create.links: %q needs an absolute path and a target", l.Path)
 		}
 	}
 	for _, f := range c.Files {
-		if !path.IsAbs(f.Path) {
+		if !absolute(f.Path) {
 			return fmt.Errorf("create.files: %q is no absolute path", f.Path)
 		}
 		if _, err := f.Render("127.0.0.1:80"); err != nil {
