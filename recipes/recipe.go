@@ -52,6 +52,7 @@ type Recipe struct {
 	Create Create   `yaml:"create,omitempty"`
 
 	file string
+	text []byte
 }
 
 // Configuration tells where the server's configuration is and how it is tested.
@@ -243,7 +244,7 @@ func ReadFile(file string) (*Recipe, error) {
 func Parse(file string, data []byte) (*Recipe, error) {
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	dec.KnownFields(true)
-	r := &Recipe{file: file}
+	r := &Recipe{file: file, text: data}
 	if err := dec.Decode(r); err != nil {
 		return nil, fmt.Errorf("cannot read recipe %s: %s", file, oneLine(err))
 	}
@@ -269,6 +270,9 @@ func oneLine(err error) string {
 
 // File says where the recipe was read from.
 func (r *Recipe) File() string { return r.file }
+
+// Text is the YAML that the recipe was read from.
+func (r *Recipe) Text() []byte { return r.text }
 
 // Server is the package that gives the jail its version.
 func (r *Recipe) Server() string { return r.Packages[0] }

@@ -40,6 +40,21 @@ func (v viewFS) Open(p string) (elfdeps.File, error) {
 	return sizedFile{f, st.Size()}, nil
 }
 
+// ReadFile reads a file of at most limit bytes, as the readers of configuration
+// want it.
+func (v viewFS) ReadFile(p string, limit int64) ([]byte, error) {
+	f, err := v.View.Open(p)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		err = fmt.Errorf("cannot read %s: longer than %d bytes", p, limit)
+	}
+	return data, err
+}
+
 // maxWalk bounds how many entries of a jail are looked at for programs.
 const maxWalk = 500_000
 

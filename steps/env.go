@@ -42,6 +42,7 @@ type Facts struct {
 	Stage      string            `json:"stage,omitempty"`       // the stage's folder
 	Snapshots  string            `json:"snapshots,omitempty"`   // the store's folder
 	Snapshot   string            `json:"snapshot,omitempty"`    // its id
+	Sealed     bool              `json:"sealed,omitempty"`      // the snapshot has its name
 	WasRunning bool              `json:"was_running,omitempty"` // before the run
 	Argv       []string          `json:"argv,omitempty"`        // how the old server was started
 	Signalled  bool              `json:"signalled,omitempty"`   // the old server was, or may have been
@@ -51,6 +52,7 @@ type Facts struct {
 	Changed    int               `json:"changed,omitempty"`
 	Grace      time.Duration     `json:"grace,omitempty"` // --stop-timeout
 	Soak       time.Duration     `json:"soak,omitempty"`
+	Deadline   time.Duration     `json:"deadline,omitempty"` // --start-timeout
 	// PrevStage is the stage of the run that this one makes the last but one.
 	PrevStage string `json:"prev_stage,omitempty"`
 	// To of a rollback: the run that is taken back, or the snapshot.
@@ -107,6 +109,7 @@ type Env struct {
 	set      *changeset.Set
 	pending  *backup.Pending
 	baseline *checks.Report
+	judge    *checks.Report // what the new server is compared with, where that is not the baseline
 	marks    []checks.Mark
 	old      *manifest.Manifest
 	foreign  []string

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/jailup/jailup/internal/fileset"
 	"github.com/jailup/jailup/internal/manifest"
 	"github.com/jailup/jailup/internal/sys"
+	"github.com/jailup/jailup/internal/webconf"
 	"github.com/jailup/jailup/recipes"
 	"golang.org/x/sys/unix"
 )
@@ -53,7 +55,7 @@ func (s *choose) Do(ctx context.Context, run *Run) error {
 	if err != nil {
 		return err
 	}
-	if to := e.Options.ToSnapshot; to != "" && (last == nil || to != last.Run || !exists(last.Stage)) {
+	if to := e.Options.ToSnapshot; to != "" && (last == nil || to != last.Run || last.Snapshot != "") {
 		return s.fromSnapshot(ctx, run, to)
 	}
 	if last == nil {
@@ -78,6 +80,7 @@ func (s *choose) Do(ctx context.Context, run *Run) error {
 	if err := s.edits(); err != nil {
 		return err
 	}
+	e.judgeByView()
 	run.Facts.Changed = e.set.Changed()
 	if err := s.oldManifest(last.Run); err != nil {
 		return err
@@ -85,9 +88,20 @@ func (s *choose) Do(ctx context.Context, run *Run) error {
 	return e.set.Save(e.RunDir(), "changeset.json")
 }
 
-func exists(p string) bool {
-	_, err := os.Lstat(p)
-	return err == nil
+// judgeByView has the server that is gone back to judged by the configuration
+// that comes back with it, where that has other ports than today's.
+func (e *Env) judgeByView() {
+	main := e.mainConf()
+	view := viewFS{changeset.NewView(e.Root, e.stage.Dir(), e.set)}
+	then, err := webconf.ReadNginx(view, main, filepath.Dir(main))
+	if err != nil {
+		return // the rehearsal says more of it
+	}
+	now, err := e.configuration()
+	if err == nil && slices.EqualFunc(now.Listens(), then.Listens(), func(a, b webconf.Listen) bool { return a.String() == b.String() }) {
+		return
+	}
+	e.conf, e.judge = then, withoutPorts(e.before())
 }
 
 // oldManifest keeps the manifest of before the reverted run with this run; a
@@ -248,6 +262,7 @@ func (s *choose) fromSnapshot(ctx context.Context, run *Run, id string) error {
 	if err := e.keepStage(); err != nil {
 		return err
 	}
+	e.judgeByView()
 	run.Facts.Changed = e.set.Changed()
 	if then != nil {
 		if err := then.SaveAs(e.file("manifest.json")); err != nil {

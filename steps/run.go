@@ -13,6 +13,7 @@ import (
 	"github.com/jailup/jailup/internal/journal"
 	"github.com/jailup/jailup/internal/pipeline"
 	"github.com/jailup/jailup/internal/sys"
+	"github.com/jailup/jailup/recipes"
 )
 
 // Outcome is how a run ended, as the disk says.
@@ -71,17 +72,39 @@ func Execute(ctx context.Context, e *Env, plan Plan, facts Facts) Outcome {
 	if _, err := j.Load(); err != nil { // the sequence number goes on
 		return Outcome{Result: event.Stuck, Err: stuck(e, err), Facts: facts}
 	}
+	if err := e.keepRecipe(); err != nil {
+		return Outcome{Result: event.Failed, Err: err, Facts: facts}
+	}
 	run := pipeline.NewRun(e.Run, facts, j, &story{s: e.Events})
 	res := pipeline.Execute(ctx, plan, run)
-	if err := e.pruneRuns(ctx); err != nil {
+	if err := e.pruneRuns(context.WithoutCancel(ctx)); err != nil {
 		e.note(event.Warning, err.Error(), "")
 	}
-	return e.outcome(ctx, run.Facts, res)
+	return e.outcome(run.Facts, res)
+}
+
+const recipeFile = "recipe.yaml"
+
+// keepRecipe lays the recipe with the run, so that a recovery does not depend on
+// what became of the configuration meanwhile.
+func (e *Env) keepRecipe() error {
+	if err := sys.MkdirAll(e.RunDir(), 0o700); err != nil {
+		return err
+	}
+	return e.saveText(recipeFile, e.Recipe.Text())
+}
+
+// RecipeOf reads the recipe that a run of a jail was made with.
+func RecipeOf(stateDir, run string) (*recipes.Recipe, error) {
+	return recipes.ReadFile(filepath.Join(stateDir, "runs", run, recipeFile))
 }
 
 // outcome turns the engine's result into what is told, with the last word left
 // to the disk.
-func (e *Env) outcome(ctx context.Context, f Facts, res pipeline.Result) Outcome {
+func (e *Env) outcome(f Facts, res pipeline.Result) Outcome {
+	if !f.Sealed {
+		f.Snapshot = "" // it was dropped again
+	}
 	out := Outcome{Err: res.Err, Facts: f, Step: res.Step, Downtime: e.Downtime(), Evidence: e.evidence}
 	for _, err := range res.After {
 		e.note(event.Warning, "after the commit: "+err.Error(), "")
@@ -110,20 +133,36 @@ func (e *Env) outcome(ctx context.Context, f Facts, res pipeline.Result) Outcome
 			return out
 		}
 	}
-	out.Result = resultOf(ctx, res.Err, f.Signalled)
-	if out.Result == event.Interrupted {
-		what := "nothing is changed"
-		if f.Signalled {
-			what = "the old version is back"
-		}
+	out.Result = resultOf(res, f.Signalled)
+	what := "nothing is changed"
+	if f.Signalled {
+		what = "the old version is back"
+	}
+	switch {
+	case out.Result == event.Interrupted:
 		out.Err = &Error{Kind: ErrInterrupted, Err: fmt.Errorf("interrupted in step %s; %s", res.Step, what)}
+	case res.Cancelled != nil:
+		out.Err = &Error{Err: fmt.Errorf("cannot go on in step %s: %w; %s", res.Step, res.Cancelled, what), Hint: "give it more time: --timeout"}
+	}
+	if n := len(e.foreign); n > 0 {
+		out.Err = &Error{Kind: kindOf(out.Err), Err: fmt.Errorf("%w; %d files that someone else wrote meanwhile are kept: %s", out.Err, n, e.foreign[0]), Hint: HintOf(out.Err)}
 	}
 	return out
 }
 
-func resultOf(ctx context.Context, err error, signalled bool) string {
+// kindOf returns the kind of an Error, nil for others.
+func kindOf(err error) error {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Kind
+	}
+	return nil
+}
+
+func resultOf(res pipeline.Result, signalled bool) string {
+	err := res.Err
 	switch {
-	case ctx.Err() != nil && errors.Is(context.Cause(ctx), ErrInterrupted):
+	case errors.Is(res.Cancelled, ErrInterrupted):
 		return event.Interrupted
 	case signalled:
 		return event.RolledBack
@@ -197,6 +236,9 @@ func Recover(ctx context.Context, e *Env) Outcome {
 	}
 	if f, err := FactsOf(rec); err == nil {
 		e.Argv = f.Argv
+		if f.Deadline > 0 {
+			e.Options.Policy.Deadline = f.Deadline
+		}
 	}
 	var plan Plan
 	switch rec.Plan {
@@ -208,7 +250,7 @@ func Recover(ctx context.Context, e *Env) Outcome {
 		return Outcome{Result: event.Stuck, Err: stuck(e, fmt.Errorf("cannot recover run %s: its plan %q is not known", rec.Run, rec.Plan))}
 	}
 	run, res := pipeline.Recover(ctx, plan, rec, j, &story{s: e.Events})
-	out := e.outcome(ctx, run.Facts, res)
+	out := e.outcome(run.Facts, res)
 	if out.Result != event.Stuck {
 		out.Result, out.Err = event.Recovered, nil
 	}

@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/jailup/jailup/backup"
+	"github.com/jailup/jailup/internal/changeset"
 	"github.com/jailup/jailup/internal/event"
+	"github.com/jailup/jailup/internal/sys"
 )
 
 // stageInside is the stage's name where the jail is a mount point.
@@ -92,7 +96,8 @@ func (s *seal) Do(ctx context.Context, run *Run) error {
 		return err
 	}
 	e.pending = nil
-	return snap.Close()
+	run.Facts.Sealed = true
+	return errors.Join(snap.Close(), run.Save())
 }
 
 func (s *seal) Undo(context.Context, *Run) error { return nil }
@@ -145,12 +150,24 @@ func (s *install) Do(ctx context.Context, run *Run) error {
 	return w.Install(ctx)
 }
 
+// Undo puts the old files back and proves it: every path is the old one then, or
+// one that someone else wrote meanwhile, which is kept.
 func (s *install) Undo(_ context.Context, run *Run) error {
 	e := s.e
-	if _, err := os.Stat(filepath.Join(e.RunDir(), "changeset.json")); errors.Is(err, os.ErrNotExist) {
+	// What the new configuration said counts no more.
+	e.conf, e.judge = nil, nil
+	set, err := e.changes()
+	if errors.Is(err, os.ErrNotExist) {
 		return nil // it was never computed
 	}
+	if err != nil {
+		return err
+	}
 	w, err := e.worker(&run.Facts)
+	if errors.Is(err, os.ErrNotExist) {
+		// An undo that was done already, and could not be noted, took the stage away.
+		return e.allOld(set)
+	}
 	if err != nil {
 		return fmt.Errorf("cannot put the old files back: %w", err)
 	}
@@ -159,9 +176,68 @@ func (s *install) Undo(_ context.Context, run *Run) error {
 	if err != nil {
 		return err
 	}
-	for _, p := range kept {
-		e.note(event.Warning, fmt.Sprintf("%s was written by someone else meanwhile and is kept; the version before it is in %s", p, run.Facts.Stage), "")
+	if err := e.keepForeign(set, kept); err != nil {
+		return err
 	}
-	e.foreign = kept
+	v, err := w.Inspect()
+	if err == nil && !v.AllOld() {
+		err = fmt.Errorf("cannot put the old files back: %d paths are still new", v.New)
+	}
+	return err
+}
+
+// allOld compares the jail with what the changeset found, where no stage tells.
+func (e *Env) allOld(set *changeset.Set) error {
+	for _, op := range set.Ops {
+		if op.Hold || op.Kind == changeset.Mkdir || op.Kind == changeset.Add && e.removed(op.Path) {
+			continue
+		}
+		var got *changeset.State
+		d, base, err := e.Root.OpenParent(op.Path)
+		if err == nil {
+			got, err = changeset.ReadState(int(d.Fd()), base)
+			d.Close()
+		}
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		if !got.Same(op.Old) {
+			return fmt.Errorf("cannot put the old files back: the stage is gone, and %s is not the old one", op.Path)
+		}
+	}
+	return nil
+}
+
+// keepForeign brings the old versions of files that someone else wrote meanwhile
+// out of the stage, which goes away, into the run's evidence.
+func (e *Env) keepForeign(set *changeset.Set, kept []string) error {
+	for _, p := range kept {
+		for _, op := range set.Ops {
+			if op.Path != p || op.Old == nil || op.Stage == "" {
+				continue
+			}
+			name := filepath.Join("evidence", "old"+strings.ReplaceAll(p, "/", "~"))
+			f, err := e.stage.Open(op.Stage)
+			if errors.Is(err, os.ErrNotExist) {
+				continue
+			}
+			if err != nil {
+				return fmt.Errorf("cannot keep the old %s: %w", p, err)
+			}
+			data, err := io.ReadAll(io.LimitReader(f, op.Old.Size))
+			f.Close()
+			if err == nil {
+				err = sys.MkdirAll(e.file("evidence"), 0o700)
+			}
+			if err == nil {
+				err = e.saveText(name, data)
+			}
+			if err != nil {
+				return fmt.Errorf("cannot keep the old %s: %w", p, err)
+			}
+			e.foreign = append(e.foreign, p)
+			e.note(event.Warning, fmt.Sprintf("%s was written by someone else meanwhile and is kept; the version before it is %s", p, e.file(name)), "")
+		}
+	}
 	return nil
 }

@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -16,6 +17,12 @@ import (
 
 func main() {
 	jail.Reexec()
+	// What cron, CI or an administrator's shell left open is nothing to programs
+	// of a jail, nor to the guardian.
+	if err := jail.CloseInherited(); err != nil {
+		fmt.Fprintln(os.Stderr, "jailup: cannot keep descriptors back:", err)
+		os.Exit(exitFailed)
+	}
 	// An upgrade piped into head must not die half-way.
 	signal.Ignore(unix.SIGPIPE)
 	// An index of 60,000 packages is read and dropped: collect it in time.

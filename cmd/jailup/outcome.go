@@ -39,8 +39,10 @@ func (s *session) recoverNow(ctx context.Context) (steps.Outcome, error) {
 		return steps.Outcome{}, &steps.Error{Kind: steps.ErrStuck, Err: err}
 	}
 	keep := s.recipe
-	if err := s.server(facts.Server); err != nil {
-		return steps.Outcome{}, err
+	if s.recipe, err = steps.RecipeOf(s.stateDir(), rec.Run); err != nil {
+		if err := s.server(facts.Server); err != nil {
+			return steps.Outcome{}, err
+		}
 	}
 	e, err := s.env()
 	if err != nil {

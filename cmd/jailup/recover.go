@@ -105,7 +105,7 @@ func (a *app) guardianVerb() *cobra.Command {
 			}
 			fmt.Fprintf(a.stderr, "%s the run died; recovering\n", time.Now().UTC().Format(time.RFC3339))
 			a.flags.LockWait = nil
-			if err := a.flags.Set("lock-wait", "1m"); err != nil {
+			if err := a.flags.Set("lock-wait", "1000h"); err != nil {
 				return err
 			}
 			return a.recoverOne(context.WithoutCancel(cmd.Context()))

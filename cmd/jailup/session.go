@@ -56,6 +56,25 @@ type session struct {
 	began  time.Time
 }
 
+// configuration reads the configuration files and the recipes.
+func (a *app) configuration(dirs config.Dirs) (*config.Config, *recipes.Set, error) {
+	var conf *config.Config
+	var err error
+	if a.config != "" {
+		conf, err = config.LoadFile(a.config)
+	} else {
+		conf, err = config.Load(dirs.Config)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	set, err := recipes.Load(filepath.Join(conf.Dir, "recipes.d"))
+	if err != nil {
+		return nil, nil, &steps.Error{Kind: steps.ErrUsage, Err: err}
+	}
+	return conf, set, nil
+}
+
 // open reads configuration and recipes. It touches no jail.
 func (a *app) open(verb string) (*session, error) {
 	a.fromEnv()
@@ -63,20 +82,23 @@ func (a *app) open(verb string) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	var conf *config.Config
-	if a.config != "" {
-		conf, err = config.LoadFile(a.config)
-	} else {
-		conf, err = config.Load(dirs.Config)
-	}
-	if err != nil {
-		return nil, err
+	conf, set, trouble := a.configuration(dirs)
+	if trouble != nil {
+		if verb != "recover" {
+			return nil, trouble
+		}
+		// A server is down perhaps: a mistake in a file must not keep it so. What
+		// a recovery needs lies with the run.
+		conf = &config.Config{Dir: dirs.Config}
+		if set, err = recipes.Load(""); err != nil {
+			return nil, err
+		}
 	}
 	env, err := config.FromEnv(a.getenv)
 	if err != nil {
 		return nil, err
 	}
-	s := &session{a: a, verb: verb, conf: conf, dirs: dirs, run: runID(), began: time.Now()}
+	s := &session{a: a, verb: verb, conf: conf, recipes: set, dirs: dirs, run: runID(), began: time.Now()}
 	layers := []config.Settings{a.flags, env}
 	if a.jail != "" {
 		s.path, s.named = conf.Locate(a.jail)
@@ -87,28 +109,31 @@ func (a *app) open(verb string) (*session, error) {
 			layers = append(layers, s.named.Settings)
 		}
 	}
-	if a.flags.StateDir != nil || env.StateDir != nil {
-		// Snapshots and locks go with the state, so that a private state is private.
-		state := *config.Resolve(a.flags, env).StateDir
-		if state, err = filepath.Abs(state); err != nil {
-			return nil, err
-		}
+	layers = append(layers, conf.Settings)
+	usual := config.Defaults(dirs)
+	s.set = config.Resolve(append(layers, usual)...)
+	state, err := filepath.Abs(*s.set.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	if state != *usual.StateDir {
+		// Snapshots and locks go with the state, so that a private state is
+		// private, and one state has one lock however it was named.
 		dirs.Snapshots, dirs.Run = filepath.Join(state, "snapshots"), filepath.Join(state, "run")
 		s.dirs = dirs
+		s.set = config.Resolve(append(layers, config.Defaults(dirs))...)
 	}
-	layers = append(layers, conf.Settings, config.Defaults(dirs))
-	s.set = config.Resolve(layers...)
 	for _, p := range []*string{s.set.StateDir, s.set.CacheDir, s.set.Snapshots} {
 		if *p, err = filepath.Abs(*p); err != nil {
 			return nil, err
 		}
 	}
-	if s.recipes, err = recipes.Load(filepath.Join(conf.Dir, "recipes.d")); err != nil {
-		return nil, &steps.Error{Kind: steps.ErrUsage, Err: err}
-	}
 	s.registry = journal.OpenRegistry(*s.set.StateDir, s.dirs.Run)
 	s.ui = a.newUI(s.set)
 	s.events = event.New(s.run, nil, s.ui, notify{})
+	if trouble != nil {
+		s.events.Notice(event.Warning, trouble.Error(), "")
+	}
 	return s, nil
 }
 

@@ -75,7 +75,7 @@ func (a *app) upgrade(ctx context.Context, server string, f upgradeFlags) error 
 
 // facts are those that are known before the first step.
 func (s *session) facts() steps.Facts {
-	return steps.Facts{Verb: s.verb, Server: s.recipe.Name, Jail: s.root.Path(), Grace: s.set.StopTimeout.D(), Soak: s.set.Soak.D()}
+	return steps.Facts{Verb: s.verb, Server: s.recipe.Name, Jail: s.root.Path(), Grace: s.set.StopTimeout.D(), Soak: s.set.Soak.D(), Deadline: s.set.StartTimeout.D()}
 }
 
 func (a *app) rollbackVerb() *cobra.Command {

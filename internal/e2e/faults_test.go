@@ -215,3 +215,31 @@ func TestRecoveryIsKilledToo(t *testing.T) {
 	t.Logf("%d kills of a recovery", kills)
 	require.Greater(t, kills, 50)
 }
+
+// The new version brings a configuration with one more port and is killed while
+// it is watched: the guardian judges the old one by the old configuration, and a
+// mistake that somebody made in a file of jailup's own meanwhile is no hindrance.
+func TestFaultGuardianKnowsTheOldConfiguration(t *testing.T) {
+	t.Parallel()
+	j, pair, h := createdJail(t)
+	h.bin = program(t, true)
+	main, err := os.ReadFile(filepath.Join(j.Dir, "etc/nginx/nginx.conf"))
+	require.NoError(t, err)
+	more := strings.Replace(string(main), "http {", "http {\n\tserver { listen 127.0.0.1:"+strconv.Itoa(lab.FreePort(t))+"; }", 1)
+	h.debs = newHost(t, commonWith(t, pair, "etc/nginx/nginx.conf", more), pair.Old).debs
+	conf := filepath.Join(h.dir, "config.yaml")
+	require.NoError(t, os.WriteFile(conf, []byte("keep: 3\n"), 0o644))
+	before := stateless(t, j.Dir)
+	cmd, end := started(t, h, j, "verify", "--soak", "30s", "--config", conf)
+	require.NoError(t, os.WriteFile(conf, []byte("keep: three\n"), 0o644))
+	require.NoError(t, cmd.Process.Kill())
+	end()
+	f := &faultRun{t: t, h: h, j: j}
+	f.noGuardian("killed in verify")
+	f.answers(time.Second, "killed in verify")
+	require.Empty(t, lab.DiffTrees(before, stateless(t, j.Dir)))
+	r := h.must(0, "recovered", "recover", "--jail", j.Dir)
+	for _, e := range r.Events {
+		require.NotEqual(t, "step.undo", e["kind"], "the guardian has left something to do")
+	}
+}

@@ -119,10 +119,12 @@ func (o Outcome) String() string {
 // Result tells how a run ended and why.
 type Result struct {
 	Outcome Outcome
-	Step    string  // that failed, or whose undo failed
-	Err     error   // why the run went back; nil when it committed
-	UndoErr error   // why an undo is stuck
-	After   []error // of the steps after the commit: for the report, they undo nothing
+	Step    string // that failed, or whose undo failed
+	Err     error  // why the run went back; nil when it committed
+	// Cancelled is the cause of the context's end, if that is why it went back.
+	Cancelled error
+	UndoErr   error   // why an undo is stuck
+	After     []error // of the steps after the commit: for the report, they undo nothing
 }
 
 // attempts is how often an undo is tried before a person is asked.
@@ -145,9 +147,17 @@ func Execute[F any](ctx context.Context, plan Plan[F], run *Run[F]) Result {
 			err = ctx.Err()
 		}
 		if err != nil {
+			var cancelled error
+			if ctx.Err() != nil {
+				cancelled = context.Cause(ctx)
+			}
+			// Not where a step had a time limit of its own: that is its failure.
+			if cancelled != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
+				err = cancelled
+			}
 			run.rec.Cause = err.Error()
 			res := goBack(context.WithoutCancel(ctx), plan, run, i)
-			res.Err = err
+			res.Err, res.Cancelled = err, cancelled
 			if res.Step == "" {
 				res.Step = step.Name()
 			}
@@ -180,7 +190,9 @@ func afterCommit[F any](ctx context.Context, plan Plan[F], run *Run[F]) Result {
 	ctx = context.WithoutCancel(ctx)
 	for _, step := range plan.Steps[plan.Commit:] {
 		if err := run.do(ctx, step); err != nil {
+			// The record stays open: what is left is done by the next recovery.
 			res.After = append(res.After, fmt.Errorf("%s: %w", step.Name(), err))
+			return res
 		}
 	}
 	if err := run.mark(journal.Ended, len(plan.Steps), ""); err != nil {

@@ -190,7 +190,7 @@ func TestExecute(t *testing.T) {
 		{"a:save-error b:never a:undo", RolledBack, "a", "save of a"},
 		{"a:do b:save-error c:never b:undo a:undo", RolledBack, "b", "save of b"},
 		{"a:do b:do commit:save-error | c:never", Ambiguous, "commit", "save of commit"},
-		{"a:do | b:error c:do", Committed, "", ""},
+		{"a:do | b:error", Committed, "", ""}, // what is left is done by the next recovery
 		{"a:do | b:cancel c:do", Committed, "", ""},
 	} {
 		t.Run(c.script, func(t *testing.T) {
@@ -216,8 +216,18 @@ func TestExecute(t *testing.T) {
 				require.Equal(t, 1, rec.Attempts)
 			case Ambiguous:
 				require.Equal(t, journal.Forward, rec.Phase, "nothing may be written after it")
+			case Committed:
+				if len(res.After) > 0 { // what is left is done by the next recovery
+					require.Equal(t, journal.Committed, rec.Phase)
+					break
+				}
+				fallthrough
 			default:
-				require.Equal(t, journal.Ended, rec.Phase)
+				phase := journal.Ended
+				if len(res.After) > 0 {
+					phase = journal.Committed // the next recovery goes on from here
+				}
+				require.Equal(t, phase, rec.Phase)
 				require.Equal(t, "r1", rec.Run)
 				require.Equal(t, "test", rec.Plan)
 			}
@@ -227,6 +237,59 @@ func TestExecute(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What a signal said is the cause of going back; a time limit that a step had of
+// its own is that step's failure, and no cancellation.
+func TestCancelled(t *testing.T) {
+	t.Parallel()
+	why := errors.New("told to stop")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	fails := func(err error) Plan[notes] {
+		return Plan[notes]{Name: "p", Commit: 1, Steps: []Step[notes]{&fake{name: "a", do: func(context.Context, *Run[notes]) error { return err }}}}
+	}
+	own := fmt.Errorf("cannot fetch: %w", context.DeadlineExceeded)
+	res := Execute(ctx, fails(own), NewRun("r", notes{}, &memory{}, nil))
+	require.Equal(t, RolledBack, res.Outcome)
+	require.Equal(t, own, res.Err)
+	require.NoError(t, res.Cancelled)
+	cancel(why)
+	store := &memory{}
+	res = Execute(ctx, fails(nil), NewRun("r", notes{}, store, nil))
+	require.Equal(t, RolledBack, res.Outcome)
+	require.Equal(t, why, res.Err)
+	require.Equal(t, why, res.Cancelled)
+	require.Equal(t, "told to stop", store.last().Cause)
+}
+
+// After the commit a step that fails is tried again by the next recovery, and
+// those before it too.
+func TestRecoverAfterCommit(t *testing.T) {
+	t.Parallel()
+	store := &memory{}
+	var calls []string
+	broken := true
+	step := func(name string) Step[notes] {
+		return &fake{name: name, do: func(context.Context, *Run[notes]) error {
+			calls = append(calls, name)
+			if name == "c" && broken {
+				return errors.New("no space")
+			}
+			return nil
+		}}
+	}
+	plan := Plan[notes]{Name: "p", Commit: 1, Steps: []Step[notes]{step("a"), step("b"), step("c"), step("d")}}
+	res := Execute(t.Context(), plan, NewRun("r", notes{}, store, nil))
+	require.Equal(t, Committed, res.Outcome)
+	require.Len(t, res.After, 1)
+	require.EqualError(t, res.After[0], "c: no space")
+	require.True(t, store.last().Open())
+	broken = false
+	_, res = Recover(t.Context(), plan, store.last(), store, nil)
+	require.Equal(t, Committed, res.Outcome)
+	require.Empty(t, res.After)
+	require.Equal(t, []string{"a", "b", "c", "b", "c", "d"}, calls)
+	require.Equal(t, journal.Ended, store.last().Phase)
 }
 
 // Each begun step is on record before it begins.
