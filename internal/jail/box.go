@@ -36,8 +36,10 @@ const boxDir = "/mnt"
 // insideBox is process 1 of the namespaces.
 func insideBox() (int, error) {
 	runtime.LockOSThread() // capabilities are those of a thread
-	for fd := boxRootFd; fd <= boxReportFd; fd++ {
-		unix.CloseOnExec(fd)
+	// Its own four, and what the caller was started with and passed on: a
+	// directory of the host would be a way out of the chroot.
+	if err := CloseInherited(); err != nil {
+		return 0, fmt.Errorf("cannot keep descriptors back: %w", err)
 	}
 	data, err := io.ReadAll(os.NewFile(boxSpecFd, "spec"))
 	if err != nil {
@@ -47,7 +49,7 @@ func insideBox() (int, error) {
 	if err := json.Unmarshal(data, &spec); err != nil {
 		return 0, err
 	}
-	view, err := makeView(spec.Root)
+	view, err := makeView(spec.Root, spec.room())
 	if err != nil {
 		return 0, err
 	}
@@ -63,6 +65,7 @@ func insideBox() (int, error) {
 	if err := makeNet(root); err != nil {
 		return 0, err
 	}
+	emptyLogs(root)
 	root.Close()
 	if err := confine(); err != nil {
 		return 0, err
@@ -90,10 +93,23 @@ func insideBox() (int, error) {
 	return 126, nil
 }
 
+// room is how many bytes the view may hold in memory: the staged files twice, and
+// what a test of a configuration writes.
+func (s *boxSpec) room() int64 {
+	var staged int64
+	for _, c := range s.Changes {
+		var st unix.Stat_t
+		if c.Stage != "" && unix.Fstatat(boxStageFd, c.Stage, &st, unix.AT_SYMLINK_NOFOLLOW) == nil {
+			staged += st.Size
+		}
+	}
+	return max(boxRoom, 2*staged+64<<20)
+}
+
 // makeView mounts the jail with writes in memory and returns where. The
 // descriptor of the jail belongs to a mount of the namespace outside, which an
 // overlay refuses: it is opened once more here and compared.
-func makeView(jailPath string) (string, error) {
+func makeView(jailPath string, room int64) (string, error) {
 	mount := func(source, target, fstype string, flags uintptr, data string) error {
 		if err := unix.Mount(source, target, fstype, flags, data); err != nil {
 			return fmt.Errorf("cannot mount %s: %w", fstype, err)
@@ -118,7 +134,7 @@ func makeView(jailPath string) (string, error) {
 	if given.Dev != lower.dev || given.Ino != lower.ino {
 		return "", fmt.Errorf("%s is no longer the jail", jailPath)
 	}
-	if err := mount("tmpfs", boxDir, "tmpfs", unix.MS_NOSUID, "mode=0700,size=2g"); err != nil {
+	if err := mount("tmpfs", boxDir, "tmpfs", unix.MS_NOSUID, fmt.Sprintf("mode=0700,size=%d", room)); err != nil {
 		return "", err
 	}
 	for _, d := range []string{"upper", "work", "view"} {
@@ -218,6 +234,42 @@ func applyChange(root *Root, c Change) error {
 	return unix.Fchmod(fd, c.Mode&0o7777)
 }
 
+// emptyLogs empties the large files in /var/log of the view. A server opens them
+// to append, and the overlay would first copy all of each into memory; one that
+// is truncated it does not copy. What cannot be emptied stays.
+func emptyLogs(root *Root) {
+	left := 10000 // entries, lest a hostile jail keep us here
+	var walk func(dir string, depth int)
+	walk = func(dir string, depth int) {
+		names, err := root.ReadDir(dir)
+		if err != nil {
+			return
+		}
+		for _, n := range names {
+			if left--; left < 0 {
+				return
+			}
+			p := path.Join(dir, n)
+			info, err := root.Lstat(p)
+			switch {
+			case err != nil:
+			case info.IsDir() && depth > 0:
+				walk(p, depth-1)
+			case info.IsRegular() && info.Size > 1<<20:
+				d, base, err := root.OpenParent(p)
+				if err != nil {
+					continue
+				}
+				if fd, err := unix.Openat(int(d.Fd()), base, unix.O_WRONLY|unix.O_TRUNC|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0); err == nil {
+					unix.Close(fd)
+				}
+				d.Close()
+			}
+		}
+	}
+	walk("/var/log", 4)
+}
+
 // makeNet brings up the loopback device, lets every address be bound, and
 // answers every question for a host name.
 func makeNet(root *Root) error {
@@ -298,7 +350,8 @@ var kept = []uintptr{
 }
 
 // confine takes from this thread, and so from its children, all that the program
-// does not need.
+// does not need. The number of processes does not bind root; a cgroup does, where
+// Run could make one, and elsewhere the time limit ends them all.
 func confine() error {
 	for c := range uintptr(unix.CAP_LAST_CAP + 1) {
 		keep := false

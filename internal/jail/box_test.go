@@ -2,7 +2,10 @@ package jail
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -73,4 +76,139 @@ func TestBoxEndsWhatHangs(t *testing.T) {
 	res, err = r.Run(t.Context(), Box{Argv: []string{"/no/such/program"}})
 	require.NoError(t, err)
 	require.Equal(t, 126, res.Exit)
+}
+
+// compiled puts a static program into an otherwise empty jail.
+func compiled(t *testing.T, source string) *Root {
+	t.Helper()
+	dir := t.TempDir()
+	file := filepath.Join(t.TempDir(), "main.c")
+	require.NoError(t, os.WriteFile(file, []byte(source), 0o644))
+	out, err := exec.Command("gcc", "-static", "-o", filepath.Join(dir, "program"), file).CombinedOutput()
+	require.NoError(t, err, string(out))
+	r, err := Open(dir)
+	require.NoError(t, err)
+	t.Cleanup(func() { r.Close() })
+	return r
+}
+
+// A descriptor that jailup itself was started with, of a directory of the host,
+// would be a way out of any chroot.
+func TestBoxInheritsNoDescriptor(t *testing.T) {
+	lab.Need(t, "root", "gcc")
+	host := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(host, "secret"), []byte("of the host"), 0o644))
+	dir, err := os.Open(host)
+	require.NoError(t, err)
+	defer dir.Close()
+	leak, err := unix.FcntlInt(dir.Fd(), unix.F_DUPFD, 30) // without close-on-exec
+	require.NoError(t, err)
+	defer unix.Close(leak)
+	r := compiled(t, `
+#include <fcntl.h>
+#include <stdio.h>
+#include <unistd.h>
+int main(void) {
+	int found = 0;
+	for (int fd = 3; fd < 1024; fd++) {
+		if (fcntl(fd, F_GETFD) < 0)
+			continue;
+		printf("descriptor %d is open\n", fd);
+		found = 1;
+		int in = openat(fd, "secret", O_RDONLY);
+		char text[64];
+		ssize_t n = in < 0 ? 0 : read(in, text, sizeof text);
+		if (n > 0)
+			printf("read: %.*s\n", (int)n, text);
+	}
+	return found;
+}`)
+	res, err := r.Run(t.Context(), Box{Argv: []string{"/program"}})
+	require.NoError(t, err)
+	require.Empty(t, string(res.Output))
+	require.Zero(t, res.Exit)
+}
+
+// The processes and the memory of the host are not the program's to use up.
+func TestBoxBoundsWhatTheProgramUses(t *testing.T) {
+	lab.Need(t, "root", "gcc") // and alone, for what is left is counted
+	r := compiled(t, `
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+int main(int argc, char **argv) {
+	long n = 0;
+	if (!strcmp(argv[1], "fork")) {
+		for (; n < 700; n++) {
+			pid_t p = fork();
+			if (p < 0)
+				break;
+			if (p == 0)
+				for (;;) pause();
+		}
+	} else {
+		static char mib[1 << 20];
+		int fd = open("/big", O_CREAT | O_WRONLY, 0600);
+		while (n < 1000 && write(fd, mib, sizeof mib) == sizeof mib)
+			n++;
+	}
+	printf("%ld\n", n);
+	return 0;
+}`)
+	run := func(what string) int {
+		res, err := r.Run(t.Context(), Box{Argv: []string{"/program", what}})
+		require.NoError(t, err)
+		require.Zero(t, res.Exit, string(res.Output))
+		n, err := strconv.Atoi(strings.TrimSpace(string(res.Output)))
+		require.NoError(t, err)
+		return n
+	}
+	n := run("fill")
+	require.Greater(t, n, 300)
+	require.LessOrEqual(t, n, 512)
+
+	c := newCgroup()
+	if c == nil {
+		t.Log("no cgroup can be made here: the number of processes has no bound")
+		return
+	}
+	c.remove()
+	n = run("fork")
+	require.Greater(t, n, 100)
+	require.Less(t, n, 512)
+	left, err := filepath.Glob(filepath.Join(filepath.Dir(c.dir), cgroupPrefix+strconv.Itoa(os.Getpid())+"-*"))
+	require.NoError(t, err)
+	require.Empty(t, left)
+}
+
+// A log is opened to append to it, which copies all of it into the view.
+func TestBoxAndALargeLog(t *testing.T) {
+	lab.Need(t, "root", "gcc")
+	t.Parallel()
+	r := compiled(t, `
+#include <fcntl.h>
+#include <stdio.h>
+#include <unistd.h>
+int main(void) {
+	int fd = open("/var/log/server/access.log", O_WRONLY | O_APPEND);
+	if (fd < 0 || write(fd, "x", 1) != 1) {
+		perror("log");
+		return 1;
+	}
+	return 0;
+}`)
+	log := filepath.Join(r.Path(), "var/log/server/access.log")
+	require.NoError(t, os.MkdirAll(filepath.Dir(log), 0o755))
+	f, err := os.Create(log)
+	require.NoError(t, err)
+	const size = 600 << 20
+	require.NoError(t, unix.Fallocate(int(f.Fd()), 0, 0, size))
+	require.NoError(t, f.Close())
+	res, err := r.Run(t.Context(), Box{Argv: []string{"/program"}})
+	require.NoError(t, err)
+	require.Zero(t, res.Exit, string(res.Output))
+	info, err := os.Stat(log)
+	require.NoError(t, err)
+	require.EqualValues(t, size, info.Size())
 }

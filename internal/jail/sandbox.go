@@ -55,6 +55,7 @@ const (
 	boxName      = "jailup-box"
 	boxOutput    = 256 << 10
 	boxTimeout   = 30 * time.Second
+	boxRoom      = 512 << 20
 	boxStageFd   = 4
 	boxRootFd    = 3
 	boxSpecFd    = 5
@@ -118,6 +119,8 @@ func (r *Root) Run(ctx context.Context, b Box) (*BoxResult, error) {
 	if os.Geteuid() != 0 {
 		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
 	}
+	group := newCgroup()
+	defer group.remove()
 	err = cmd.Start()
 	specR.Close()
 	reportW.Close()
@@ -125,6 +128,7 @@ func (r *Root) Run(ctx context.Context, b Box) (*BoxResult, error) {
 		specW.Close()
 		return nil, fmt.Errorf("%w: %w", ErrNoSandbox, err)
 	}
+	group.add(cmd.Process.Pid) // before it has read what to run
 	go func() {
 		_, _ = specW.Write(spec)
 		specW.Close()
