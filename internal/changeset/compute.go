@@ -20,6 +20,7 @@ type Want struct {
 	Package string
 	Exec    bool // an executable of the server: out first, in last
 	Early   bool // of the C library's set: exchanged back to back
+	Meta    bool // mode and owner count as well: brought also where the content is there already
 }
 
 // WantDir gives the mode and owner of a directory that may have to be made.
@@ -40,7 +41,8 @@ type Input struct {
 }
 
 // Compute returns the operations that bring the jail to what is wanted. Files
-// that have the wanted content already are left alone. Two wishes for one
+// that have the wanted content already are left alone, whatever their mode, unless
+// Meta says that it counts. Two wishes for one
 // physical name become one; a file beats a removal. What cannot be done is
 // refused here, with its name, while nothing is touched yet: immutable files and
 // directories, other mounts, directories that hold what nobody asked to remove.
@@ -265,6 +267,12 @@ func (c *computer) remove(p string) error {
 	return nil
 }
 
+// sameMeta tells whether two files have one mode and owner. Those of a link say
+// nothing.
+func (s *State) sameMeta(o *State) bool {
+	return s.isLink() || s.Mode == o.Mode && s.UID == o.UID && s.GID == o.GID
+}
+
 func (c *computer) want(w Want) error {
 	if _, made := c.mkdirs[w.Path]; made {
 		return fmt.Errorf("cannot compute the changeset: %s shall be a directory and a file", w.Path)
@@ -290,7 +298,7 @@ func (c *computer) want(w Want) error {
 			return c.overDir(op)
 		}
 		return fmt.Errorf("cannot replace %s: it is a %s", w.Path, jail.TypeName(old.Mode))
-	case old.Same(&st):
+	case old.Same(&st) && (!w.Meta || old.sameMeta(&st)):
 		if w.Exec {
 			c.last = append(c.last, Op{Kind: Replace, Path: w.Path, Old: old, New: old, Hold: true, Package: w.Package})
 		}

@@ -58,7 +58,7 @@ func (s *selector) outgrown() {
 			continue
 		}
 		for _, f := range s.in.Shipped(pkg, version) {
-			if f.Conf || s.in.World.nodes[f.Path] != nil || recipes.Match(s.in.Recipe.State, f.Path) {
+			if f.Conf || s.in.World.shipped[f.Path] || recipes.Match(s.in.Recipe.State, f.Path) {
 				continue
 			}
 			for _, p := range s.layout.Existing(f.Path) {

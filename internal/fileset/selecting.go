@@ -306,38 +306,51 @@ func (s *selector) want(p string, n *Node, pkg string, exec bool) error {
 			return err
 		}
 	}
-	if err := s.keepMode(p, name, &st); err != nil {
+	theirs, err := s.keepMeta(p, name, &st)
+	if err != nil {
 		return err
 	}
 	s.staged[name] = true
 	base := path.Base(n.Path)
 	early := slices.ContainsFunc(earlyLibs, func(l string) bool { return strings.HasPrefix(base, l) })
-	s.wants[p] = changeset.Want{Path: p, State: st, Stage: name, Package: pkg, Exec: exec, Early: early}
+	s.wants[p] = changeset.Want{Path: p, State: st, Stage: name, Package: pkg, Exec: exec, Early: early, Meta: theirs}
 	s.record(p, n, pkg)
 	return s.inspect(p, n)
 }
 
-// keepMode leaves alone what an administrator has made stricter: a file whose
-// mode is no longer what the old package shipped keeps it. The staged file gets
-// that mode now: it is exchanged as it is.
-func (s *selector) keepMode(p, staged string, st *changeset.State) error {
+// keepMeta leaves alone what an administrator has made stricter: where mode,
+// owner or group is no longer what the old package shipped, it stays, each for
+// itself. The staged file gets it now: it is exchanged as it is. theirs tells
+// that something of it was left alone here and is another in the new package, so
+// that it is to be brought even where the content is there already. Of a jail
+// without a manifest nothing is known, and the package's counts.
+func (s *selector) keepMeta(p, staged string, st *changeset.State) (theirs bool, err error) {
 	rec, ok := s.old[p]
-	if !ok || st.Link != "" {
-		return nil
+	if !ok || st.Link != "" || rec.Mode&unix.S_IFMT != unix.S_IFREG {
+		return false, nil
 	}
 	info, err := s.in.Root.Lstat(p)
-	if err != nil || !info.IsRegular() || info.Mode == rec.Mode {
-		return nil
+	if err != nil || !info.IsRegular() {
+		return false, nil // there is nothing, or no file, to keep it of
 	}
-	mode := info.Mode &^ (unix.S_ISUID | unix.S_ISGID)
-	if mode == st.Mode {
-		return nil
+	now := *st
+	keep := func(new *uint32, old, recorded, kept uint32) {
+		if old != recorded {
+			*new = kept
+		} else if *new != recorded {
+			theirs = true
+		}
 	}
-	if err := s.in.Stage.Chmod(staged, mode); err != nil {
-		return err
+	keep(&now.Mode, info.Mode, rec.Mode, info.Mode&^(unix.S_ISUID|unix.S_ISGID))
+	keep(&now.UID, info.UID, rec.UID, info.UID)
+	keep(&now.GID, info.GID, rec.GID, info.GID)
+	if now.Mode != st.Mode || now.UID != st.UID || now.GID != st.GID {
+		if err := s.in.Stage.SetMeta(staged, now.Mode&0o7777, int(now.UID), int(now.GID)); err != nil {
+			return false, err
+		}
 	}
-	st.Mode = mode
-	return nil
+	*st = now
+	return theirs, nil
 }
 
 func (s *selector) record(p string, n *Node, pkg string) {

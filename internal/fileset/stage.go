@@ -25,21 +25,24 @@ type Stage struct {
 	next int
 }
 
-// MakeStage makes the folder, mode 0700, and its parents.
+// MakeStage makes a stage that no jail has, in a folder of jailup's own. One that
+// is there already is opened, if it is jailup's own: see Stages.
 func MakeStage(path string) (*Stage, error) {
-	if err := sys.MkdirAll(path, 0o700); err != nil {
+	s, name, err := lone(path)
+	if err != nil {
 		return nil, err
 	}
-	return OpenStage(path)
+	defer s.Close()
+	return s.Make(name)
 }
 
-// OpenStage opens an existing stage.
-func OpenStage(path string) (*Stage, error) {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+// lone opens the folder of a stage that has no Stages.
+func lone(path string) (*Stages, string, error) {
+	parent, err := sys.OpenDir(filepath.Dir(path))
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+		return nil, "", err
 	}
-	return &Stage{dir: os.NewFile(uintptr(fd), path)}, nil
+	return &Stages{dir: parent, path: filepath.Dir(path)}, filepath.Base(path), nil
 }
 
 // Dir returns the open folder.
@@ -48,20 +51,18 @@ func (s *Stage) Dir() *os.File { return s.dir }
 // Close releases the folder; what is in it stays.
 func (s *Stage) Close() error { return s.dir.Close() }
 
-// RemoveStage removes the folder and all in it. A missing one is no error.
+// RemoveStage removes what MakeStage made and all in it. A missing one is no
+// error.
 func RemoveStage(path string) error {
-	parent, err := sys.OpenDir(filepath.Dir(path))
+	s, name, err := lone(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	defer parent.Close()
-	if err := sys.RemoveTree(int(parent.Fd()), filepath.Base(path)); err != nil {
-		return fmt.Errorf("cannot remove the stage %s: %w", path, err)
-	}
-	return sys.FsyncDir(int(parent.Fd()))
+	defer s.Close()
+	return s.Remove(name)
 }
 
 // Meta is what a staged file gets besides its content.
@@ -189,9 +190,23 @@ func (s *Stage) Copy(name string, st changeset.State) (string, changeset.State, 
 	return s.Put(f, st.Size, m)
 }
 
-// Chmod gives a staged file other permission bits.
-func (s *Stage) Chmod(name string, mode uint32) error {
-	if err := sys.Fchmodat(int(s.dir.Fd()), name, mode); err != nil {
+// SetMeta gives a staged file other permission bits and another owner. Its
+// content and times stay.
+func (s *Stage) SetMeta(name string, perm uint32, uid, gid int) error {
+	f, err := s.Open(name)
+	if err != nil {
+		return fmt.Errorf("cannot stage a file: %w", err)
+	}
+	defer f.Close()
+	var st unix.Stat_t
+	err = unix.Fstat(int(f.Fd()), &st)
+	if err == nil && (int(st.Uid) != uid || int(st.Gid) != gid) {
+		err = sys.Fchown(int(f.Fd()), uid, gid) // first: it may clear bits of the mode
+	}
+	if err == nil {
+		err = sys.Fchmod(int(f.Fd()), perm)
+	}
+	if err != nil {
 		return fmt.Errorf("cannot stage a file: %w", err)
 	}
 	return nil

@@ -46,6 +46,7 @@ type Node struct {
 // file jail could need it. Contents lie in the stage.
 type World struct {
 	nodes    map[string]*Node
+	shipped  map[string]bool // every canonical path of the packages, also of what is not unpacked
 	stage    *Stage
 	packages map[string]string
 	extra    func(canonical string) bool
@@ -62,7 +63,7 @@ func NewWorld(stage *Stage, extra func(canonical string) bool) *World {
 	if extra == nil {
 		extra = func(string) bool { return false }
 	}
-	return &World{nodes: map[string]*Node{}, stage: stage, packages: map[string]string{}, extra: extra, ca: map[string][]byte{}}
+	return &World{nodes: map[string]*Node{}, shipped: map[string]bool{}, stage: stage, packages: map[string]string{}, extra: extra, ca: map[string][]byte{}}
 }
 
 // Unpack adds one package. Of a package that the recipe does not own only
@@ -79,6 +80,7 @@ func (w *World) Unpack(deb *pkgs.Deb, r *recipes.Recipe) error {
 	hard := map[string]string{}
 	err := deb.Files(func(e *pkgs.Entry, content io.Reader) error {
 		p := Canonical(e.Path)
+		w.shipped[p] = true
 		if strings.HasPrefix(p, "/usr/share/ca-certificates/") && e.Type == pkgs.TypeRegular {
 			if e.Size > maxCert {
 				return fmt.Errorf("%s is no certificate: it has %d bytes", e.Path, e.Size)
