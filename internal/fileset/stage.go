@@ -26,14 +26,28 @@ type Stage struct {
 }
 
 // MakeStage makes a stage that no jail has, in a folder of jailup's own. One that
-// is there already is opened, if it is jailup's own: see Stages.
+// is there already is opened, if it is jailup's own: see Stages. Missing parents
+// are made.
 func MakeStage(path string) (*Stage, error) {
+	if err := sys.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, err
+	}
 	s, name, err := lone(path)
 	if err != nil {
 		return nil, err
 	}
 	defer s.Close()
 	return s.Make(name)
+}
+
+// OpenStage opens what MakeStage made.
+func OpenStage(path string) (*Stage, error) {
+	s, name, err := lone(path)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	return s.Open(name)
 }
 
 // lone opens the folder of a stage that has no Stages.
