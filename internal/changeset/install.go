@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path"
-	"slices"
-	"sort"
 	"strings"
 
 	"github.com/jailup/jailup/internal/jail"
@@ -77,35 +75,12 @@ func (w *Worker) parent(p string) (*os.File, string, error) {
 	if d, ok := w.dirs[dir]; ok {
 		return d, base, nil
 	}
-	d, err := w.openDir(dir)
+	d, err := w.root.OpenPhysical(dir)
 	if err != nil {
 		return nil, "", err
 	}
 	w.dirs[dir] = d
 	return d, base, nil
-}
-
-// openDir opens a directory by its physical path: a link that was put in a
-// parent's place since is not followed (ELOOP), wherever it leads.
-func (w *Worker) openDir(p string) (*os.File, error) {
-	rel := strings.TrimPrefix(path.Clean(p), "/")
-	if rel == "" {
-		rel = "."
-	}
-	how := unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
-	}
-	for range 200 {
-		fd, err := unix.Openat2(w.root.Fd(), rel, &how)
-		if err == nil {
-			return os.NewFile(uintptr(fd), p), nil
-		}
-		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
-			return nil, &os.PathError{Op: "open", Path: p, Err: err}
-		}
-	}
-	return nil, &os.PathError{Op: "open", Path: p, Err: unix.EAGAIN}
 }
 
 // noDir tells that there is no directory of that name: nothing, or something
@@ -370,181 +345,4 @@ func (w *Worker) mkdir(dir int, op *Op, want *State) error {
 		return &ForeignError{Path: op.Path}
 	}
 	return err
-}
-
-// settle gives the directories that were made their owner, mode and attributes,
-// sets the mtimes of all that were touched, children first (each rename changed
-// its parent's), and makes their names durable. It does so again after a crash,
-// when nobody knows how far it had come.
-func (w *Worker) settle(forward bool) error {
-	times, made := map[string]int64{}, map[string]*State{}
-	for _, d := range w.set.Dirs {
-		times[d.Path] = d.OldMtimeNS
-		if forward {
-			times[d.Path] = d.NewMtimeNS
-		}
-	}
-	for _, op := range w.set.Ops {
-		if op.Kind == Mkdir && forward {
-			times[op.Path], made[op.Path] = op.New.MtimeNS, op.New
-		}
-		if op.Kind == Rmdir && !forward {
-			times[op.Path], made[op.Path] = op.Old.MtimeNS, op.Old
-		}
-	}
-	paths := make([]string, 0, len(times))
-	for p := range times {
-		paths = append(paths, p)
-	}
-	sort.Slice(paths, func(i, k int) bool {
-		di, dk := strings.Count(paths[i], "/"), strings.Count(paths[k], "/")
-		if di != dk {
-			return di > dk
-		}
-		return paths[i] > paths[k]
-	})
-	for _, p := range paths {
-		d, err := w.openDir(p)
-		if noDir(err) && !forward {
-			continue // a parent that someone else took away
-		}
-		if err == nil {
-			err = dress(int(d.Fd()), made[p])
-			if err == nil {
-				err = sys.Futimes(int(d.Fd()), times[p])
-			}
-			if err == nil {
-				err = sys.FsyncDir(int(d.Fd()))
-			}
-			d.Close()
-		}
-		if err != nil {
-			return fmt.Errorf("cannot make %s durable: %w", p, err)
-		}
-	}
-	if err := sys.FsyncDir(int(w.stage.Fd())); err != nil {
-		return fmt.Errorf("cannot make the stage durable: %w", err)
-	}
-	return nil
-}
-
-// dress gives a directory what want has, where it has it not. Nil is nothing.
-func dress(fd int, want *State) error {
-	if want == nil {
-		return nil
-	}
-	info, err := jail.Fstat(fd)
-	if err == nil && (info.UID != want.UID || info.GID != want.GID) {
-		err = sys.Fchown(fd, int(want.UID), int(want.GID))
-	}
-	for name, value := range want.Xattrs {
-		if err == nil {
-			err = sys.Setxattr(sys.ProcPath(fd), name, value)
-		}
-	}
-	if err == nil && info.Mode != want.Mode {
-		err = sys.Fchmod(fd, want.Mode)
-	}
-	return err
-}
-
-// Verdict is where a whole set stands on disk.
-type Verdict struct {
-	Old, New int
-	Foreign  []string
-}
-
-// AllOld tells that nothing of the set is installed.
-func (v Verdict) AllOld() bool { return v.New == 0 }
-
-// AllNew tells that the whole set is installed.
-func (v Verdict) AllNew() bool { return v.Old == 0 }
-
-// Inspect tells where the set stands, from the disk alone. A directory that
-// should come or go and holds something is not counted: what is in it decides.
-func (w *Worker) Inspect() (Verdict, error) {
-	var v Verdict
-	for i := range w.set.Ops {
-		op := &w.set.Ops[i]
-		if op.Hold && op.Kind != Remove {
-			continue
-		}
-		pos, err := w.where(op)
-		if err != nil {
-			return v, describe("inspect", op, err)
-		}
-		if op.Hold && pos != foreign {
-			if pos == atNew { // taken out, and not back yet: neither tree has it so
-				v.Old++
-				v.New++
-			}
-			continue
-		}
-		if (op.Kind == Mkdir || op.Kind == Rmdir) && w.holds(op.Path) {
-			continue
-		}
-		switch pos {
-		case atOld:
-			v.Old++
-		case atNew:
-			v.New++
-		default:
-			v.Foreign = append(v.Foreign, op.Path)
-		}
-	}
-	return v, nil
-}
-
-// Drift compares every path of the set with the jail once more, by digest, and
-// returns those that are no longer what the set was computed from.
-func (w *Worker) Drift() ([]string, error) {
-	var out []string
-	for i := range w.set.Ops {
-		op := &w.set.Ops[i]
-		if op.Kind == Add && w.removes(op.Path) || op.Kind == Mkdir && w.removes(op.Path) || w.makes(path.Dir(op.Path)) {
-			continue // what is there now, or what holds it, is another operation's
-		}
-		d, base, err := w.parent(op.Path)
-		if noDir(err) {
-			if op.Old != nil {
-				out = append(out, op.Path)
-			}
-			continue
-		}
-		if err != nil {
-			return nil, describe("compare", op, err)
-		}
-		got, err := ReadState(int(d.Fd()), base)
-		if err != nil {
-			return nil, describe("compare", op, err)
-		}
-		same := got.Same(op.Old)
-		if same && got != nil && op.Kind != Rmdir {
-			same = got.Mode == op.Old.Mode && got.UID == op.Old.UID && got.GID == op.Old.GID
-		}
-		if !same {
-			out = append(out, op.Path)
-		}
-	}
-	w.Close()
-	return out, nil
-}
-
-func (w *Worker) removes(p string) bool {
-	return slices.ContainsFunc(w.set.Ops, func(op Op) bool { return op.Path == p && (op.Kind == Remove || op.Kind == Rmdir) })
-}
-
-func (w *Worker) makes(p string) bool {
-	return slices.ContainsFunc(w.set.Ops, func(op Op) bool { return op.Path == p && op.Kind == Mkdir })
-}
-
-// holds tells whether p is a directory with something in it.
-func (w *Worker) holds(p string) bool {
-	d, err := w.openDir(p)
-	if err != nil {
-		return false
-	}
-	defer d.Close()
-	names, _ := d.Readdirnames(1)
-	return len(names) > 0
 }

@@ -318,6 +318,9 @@ func (r *Root) Readlink(p string) (string, error) {
 	}
 	defer unix.Close(fd)
 	target, err := ReadlinkAt(fd, "")
+	if errors.Is(err, unix.ENOENT) {
+		err = unix.EINVAL // what readlinkat(2) says of a descriptor that is no link's
+	}
 	if err != nil {
 		return "", wrap("readlink", p, err)
 	}
@@ -362,6 +365,13 @@ func (r *Root) openDir(p string, resolve uint64) (*os.File, error) {
 // of /etc must not aim a write at the kernel.
 func (r *Root) OpenDir(p string) (*os.File, error) {
 	return r.openDir(p, resolveIn|unix.RESOLVE_NO_XDEV)
+}
+
+// OpenPhysical opens a directory by its physical path, to act in it: a link that
+// was put in a parent's place since the path was found is refused (ELOOP),
+// wherever it leads.
+func (r *Root) OpenPhysical(p string) (*os.File, error) {
+	return r.openDir(p, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS|unix.RESOLVE_NO_XDEV)
 }
 
 // OpenParent opens the directory that holds p, as OpenDir does, and returns the
