@@ -2,10 +2,13 @@ package steps
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/jailup/jailup/internal/changeset"
@@ -55,7 +58,8 @@ func (v viewFS) ReadFile(p string, limit int64) ([]byte, error) {
 	return data, err
 }
 
-// maxWalk bounds how many entries of a jail are looked at for programs.
+// maxWalk bounds how many entries of a jail are looked at for programs: with
+// more, it is looked only where they are to be expected.
 const maxWalk = 500_000
 
 // checkELF proves that every program and library of the jail, also those that
@@ -63,7 +67,7 @@ const maxWalk = 500_000
 // not be loaded before either is not blamed.
 func (e *Env) checkELF(ctx context.Context) error {
 	after := viewFS{changeset.NewView(e.Root, e.stage.Dir(), e.set)}
-	files, err := e.programs(ctx, after)
+	files, err := e.programs(ctx, after, maxWalk)
 	if err != nil {
 		return err
 	}
@@ -99,8 +103,22 @@ func (e *Env) checkELF(ctx context.Context) error {
 	return nil
 }
 
-// programs walks the view and returns what looks like a program or a library.
-func (e *Env) programs(ctx context.Context, v viewFS) ([]string, error) {
+var errTooMany = errors.New("too many entries")
+
+// programs returns what looks like a program or a library in the whole view. In
+// a jail of more than bound entries, web content mostly, these are looked for
+// only among what packages own and where ld.so and a shell look for them.
+func (e *Env) programs(ctx context.Context, v viewFS, bound int) ([]string, error) {
+	out, err := e.walk(ctx, v, bound)
+	if !errors.Is(err, errTooMany) {
+		return out, err
+	}
+	e.note(event.Warning, fmt.Sprintf("jail %s has more than %d entries; only programs and libraries of packages, and those in the usual directories, are checked",
+		e.Root.Path(), bound), "")
+	return e.expected(ctx, v, bound)
+}
+
+func (e *Env) walk(ctx context.Context, v viewFS, bound int) ([]string, error) {
 	var out []string
 	seen := 0
 	var walk func(dir string) error
@@ -110,8 +128,8 @@ func (e *Env) programs(ctx context.Context, v viewFS) ([]string, error) {
 			return nil // a directory that cannot be read holds nothing that is loaded
 		}
 		for _, n := range names {
-			if seen++; seen > maxWalk {
-				return fail(nil, "", "cannot check jail %s: it has more than %d entries", e.Root.Path(), maxWalk)
+			if seen++; seen > bound {
+				return errTooMany
 			}
 			if err := ctx.Err(); err != nil {
 				return err
@@ -133,16 +151,67 @@ func (e *Env) programs(ctx context.Context, v viewFS) ([]string, error) {
 					return err
 				}
 			case unix.S_IFREG:
-				if mode&0o111 != 0 || strings.Contains(n, ".so") {
-					if isELF(v, p) {
-						out = append(out, p)
-					}
+				if mayLoad(n, mode) && isELF(v, p) {
+					out = append(out, p)
 				}
 			}
 		}
 		return nil
 	}
 	return out, walk("/")
+}
+
+// mayLoad tells by name and mode whether to look into a file at all.
+func mayLoad(name string, mode uint32) bool {
+	return mode&0o111 != 0 || strings.Contains(name, ".so")
+}
+
+// expected returns the programs and libraries among what packages own, what the
+// changeset brings, and what lies in the directories in which ld.so and a shell
+// look; of each at most bound names.
+func (e *Env) expected(ctx context.Context, v viewFS, bound int) ([]string, error) {
+	found := map[string]bool{}
+	look := func(p string) {
+		p, err := v.RealPath(p)
+		if err != nil || found[p] {
+			return
+		}
+		mode, err := v.Lstat(p)
+		if err == nil && mode&unix.S_IFMT == unix.S_IFREG && mayLoad(path.Base(p), mode) && isELF(v, p) {
+			found[p] = true
+		}
+	}
+	for p := range e.old.Index() {
+		look(p)
+	}
+	for _, op := range e.set.Ops {
+		look(op.Path)
+	}
+	dirs := []string{"/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"}
+	res := elfdeps.New(v)
+	for _, x := range e.Recipe.Executables {
+		look(x)
+		if obj, err := res.Object(x); err == nil {
+			dirs = append(dirs, res.SearchPath(obj)...)
+		}
+	}
+	for i := 0; i < len(dirs); i++ {
+		names, err := v.ReadDir(dirs[i])
+		if err != nil {
+			continue
+		}
+		for _, n := range names[:min(len(names), bound)] {
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+			p := path.Join(dirs[i], n)
+			if n == "glibc-hwcaps" || path.Base(dirs[i]) == "glibc-hwcaps" {
+				dirs = append(dirs, p) // variants for newer processors, ld.so(8)
+			}
+			look(p)
+		}
+	}
+	return slices.Sorted(maps.Keys(found)), nil
 }
 
 func isELF(v viewFS, p string) bool {
