@@ -183,13 +183,46 @@ func (s *choose) beside(p string) error {
 	if err != nil {
 		return err
 	}
-	target := p + ".jailup-edited"
+	target := s.room(p)
 	if e.Root.Exists(target) {
 		target = fmt.Sprintf("%s-%s", target, e.Run)
 	}
-	e.set.Ops = append(e.set.Ops, changeset.Op{Kind: changeset.Add, Path: target, Stage: name, New: &st})
+	s.lay(changeset.Op{Kind: changeset.Add, Path: target, Stage: name, New: &st})
 	e.note(event.Info, fmt.Sprintf("%s was edited since the upgrade; the edited version will lie beside it as %s", p, path.Base(target)), "")
 	return nil
+}
+
+// edited ends the names under which edited files are laid beside.
+const edited = ".jailup-edited"
+
+// room returns the name under which the edited version of p is to lie: beside
+// it, or, where its directory becomes a link or a file again, beside that.
+func (s *choose) room(p string) string {
+	at := p
+	for d := path.Dir(p); d != "/"; d = path.Dir(d) {
+		if s.e.has(changeset.Rmdir, d) && s.e.has(changeset.Add, d) {
+			at = d + strings.ReplaceAll(strings.TrimPrefix(p, d), "/", "~")
+		}
+	}
+	return at + edited
+}
+
+// lay adds a file to the changeset, before the server's executables come back.
+// The directories that hold it stay.
+func (s *choose) lay(add changeset.Op) {
+	set, dir := s.e.set, path.Dir(add.Path)
+	set.Ops = slices.DeleteFunc(set.Ops, func(op changeset.Op) bool {
+		return op.Kind == changeset.Rmdir && (op.Path == dir || strings.HasPrefix(dir, op.Path+"/"))
+	})
+	i := len(set.Ops)
+	for i > 0 && set.Ops[i-1].Kind == changeset.Add && s.e.isExecutable(set.Ops[i-1].Path) {
+		i--
+	}
+	set.Ops = slices.Insert(set.Ops, i, add)
+	// Its name is made durable with its directory.
+	if info, err := s.e.Root.Lstat(dir); err == nil && !slices.ContainsFunc(set.Dirs, func(d changeset.Dir) bool { return d.Path == dir }) {
+		set.Dirs = append(set.Dirs, changeset.Dir{Path: dir, OldMtimeNS: info.MtimeNS, NewMtimeNS: time.Now().UnixNano()})
+	}
 }
 
 func (s *choose) copyOf(p string, cur *changeset.State) (string, changeset.State, error) {
@@ -229,10 +262,9 @@ func (s *choose) fromSnapshot(ctx context.Context, run *Run, id string) error {
 	for p := range then.Index() {
 		owned[p] = true
 	}
-	if set, err := changeset.Load(filepath.Join(e.StateDir, "runs", snap.Meta().Run, "changeset.json")); err == nil {
-		for _, op := range set.Ops {
-			owned[op.Path] = true
-		}
+	added, err := s.since(snap.Meta().Run)
+	if err != nil {
+		return err
 	}
 	run.Facts.Reverts = id
 	run.Facts.From, run.Facts.To = nil, snap.Meta().Packages
@@ -246,7 +278,7 @@ func (s *choose) fromSnapshot(ctx context.Context, run *Run, id string) error {
 	if e.stage, err = fileset.MakeStage(run.Facts.Stage); err != nil {
 		return err
 	}
-	in, err := s.wants(snap, owned)
+	in, err := s.wants(snap, owned, added)
 	if err != nil {
 		return err
 	}
@@ -272,7 +304,38 @@ func (s *choose) fromSnapshot(ctx context.Context, run *Run, id string) error {
 	return e.set.Save(e.RunDir(), "changeset.json")
 }
 
-func (s *choose) wants(snap *backup.Snapshot, owned map[string]bool) (*changeset.Input, error) {
+// since returns the paths that the runs since a snapshot were to change, with
+// all that they were to bring there. How far each of them came does not count:
+// what lies there today is compared.
+func (s *choose) since(first string) (map[string][]*changeset.State, error) {
+	out := map[string][]*changeset.State{}
+	runs, err := runNames(s.e.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range runs {
+		// The ids of runs that began in one second are in no order.
+		if r != first && runTime(r).Before(runTime(first)) {
+			continue
+		}
+		set, err := changeset.Load(filepath.Join(s.e.StateDir, "runs", r, "changeset.json"))
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			s.e.note(event.Warning, fmt.Sprintf("run %s is not looked at: %v", event.Clean(r, 100), err), "")
+			continue
+		}
+		for _, op := range set.Ops {
+			if !strings.Contains(path.Base(op.Path), edited) {
+				out[op.Path] = append(out[op.Path], op.New)
+			}
+		}
+	}
+	return out, nil
+}
+
+func (s *choose) wants(snap *backup.Snapshot, owned map[string]bool, added map[string][]*changeset.State) (*changeset.Input, error) {
 	e := s.e
 	tree, err := snap.Tree()
 	if err != nil {
@@ -287,13 +350,14 @@ func (s *choose) wants(snap *backup.Snapshot, owned map[string]bool) (*changeset
 			return nil, err
 		}
 		p := entry.Path
-		mine := (owned[p] || strings.HasPrefix(p, conf+"/")) && !recipes.Match(e.Recipe.State, p)
+		_, changed := added[p]
+		mine := (owned[p] || changed || strings.HasPrefix(p, conf+"/")) && !recipes.Match(e.Recipe.State, p)
 		if !mine {
 			continue
 		}
 		there[p] = true
 		meta := fileset.Meta{Perm: entry.Mode, UID: int(entry.UID), GID: int(entry.GID), MtimeNS: entry.MtimeNS, Xattrs: entry.Xattrs}
-		w := changeset.Want{Path: p, Exec: e.isExecutable(p)}
+		w := changeset.Want{Path: p, Exec: e.isExecutable(p), Meta: true}
 		switch entry.Type {
 		case backup.Dir:
 			in.Dirs = append(in.Dirs, changeset.WantDir{Path: p, Mode: entry.Mode, UID: entry.UID, GID: entry.GID, MtimeNS: entry.MtimeNS})
@@ -325,7 +389,36 @@ func (s *choose) wants(snap *backup.Snapshot, owned map[string]bool) (*changeset
 			}
 		}
 	}
+	for p, states := range added {
+		if owned[p] || there[p] || recipes.Match(e.Recipe.State, p) {
+			continue
+		}
+		// No manifest has it: it goes only if it is what a run has brought.
+		cur := e.stateAt(p)
+		switch {
+		case cur == nil || !slices.ContainsFunc(states, cur.Same):
+		case cur.Mode&unix.S_IFMT == changeset.DirMode:
+			in.Rmdir = append(in.Rmdir, p) // if nothing else is in it
+		default:
+			in.Remove = append(in.Remove, p)
+		}
+	}
 	return in, nil
+}
+
+// stateAt is what is at a path now; nil where that is nothing, or nothing that
+// can be read.
+func (e *Env) stateAt(p string) *changeset.State {
+	d, base, err := e.Root.OpenParent(p)
+	if err != nil {
+		return nil
+	}
+	defer d.Close()
+	cur, err := changeset.ReadState(int(d.Fd()), base)
+	if err != nil {
+		return nil
+	}
+	return cur
 }
 
 // Undo removes the stage if it was made for this run.
