@@ -3,10 +3,8 @@
 package steps
 
 import (
-	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -128,21 +126,6 @@ func (e *Env) RunDir() string {
 
 func (e *Env) file(name string) string { return filepath.Join(e.RunDir(), name) }
 
-// StageRoot is the folder of all stages of this jail: a sibling of the jail on
-// the same mount, or, where the jail is a mount point, inside it.
-func (e *Env) StageRoot() string {
-	parent := filepath.Dir(e.Root.Path())
-	if info, err := os.Stat(parent); err == nil && info.IsDir() {
-		if p, err := jail.Open(parent); err == nil {
-			defer p.Close()
-			if p.MountID() == e.Root.MountID() {
-				return filepath.Join(parent, ".jailup-stage-"+e.JailID)
-			}
-		}
-	}
-	return filepath.Join(e.Root.Path(), backup.StageName)
-}
-
 // Control returns the controller of the jail's server.
 func (e *Env) Control() service.Controller {
 	if e.control == nil {
@@ -191,18 +174,6 @@ func (e *Env) testArgv() []string {
 // note tells something that stops nothing.
 func (e *Env) note(level, text, hint string) { e.Events.Notice(level, text, hint) }
 
-// openStage opens the stage of the run, in whatever process this is.
-func (e *Env) openStage(f *Facts) (*fileset.Stage, error) {
-	if e.stage == nil {
-		s, err := fileset.OpenStage(f.Stage)
-		if err != nil {
-			return nil, err
-		}
-		e.stage = s
-	}
-	return e.stage, nil
-}
-
 // changes returns the changeset of the run, from memory or from its folder.
 func (e *Env) changes() (*changeset.Set, error) {
 	if e.set == nil {
@@ -229,7 +200,7 @@ func (e *Env) worker(f *Facts) (*changeset.Worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	w.Inside = strings.HasPrefix(f.Stage, e.Root.Path()+"/")
+	w.Inside = inside(f.Stage)
 	return w, nil
 }
 

@@ -35,7 +35,9 @@ func (s *preflight) Do(ctx context.Context, run *Run) error {
 	if err := sys.MkdirAll(e.RunDir(), 0o700); err != nil {
 		return err
 	}
-	e.sweep(ctx, run)
+	if err := e.sweep(ctx); err != nil {
+		return err
+	}
 	if util.IsRunningSystemd() {
 		e.note(event.Info, "this host runs systemd; this version stops and starts the server by its processes, not by its unit", "")
 	}
@@ -49,7 +51,11 @@ func (s *preflight) Do(ctx context.Context, run *Run) error {
 	if last, err := LoadLast(e.StateDir); err == nil && last != nil {
 		run.Facts.PrevStage = last.Stage
 	}
-	run.Facts.Stage = filepath.Join(e.StageRoot(), e.Run)
+	root, err := e.StageRoot()
+	if err != nil {
+		return err
+	}
+	run.Facts.Stage = filepath.Join(root, e.Run)
 	return e.baselineNow(ctx, run)
 }
 
@@ -57,24 +63,16 @@ func (s *preflight) Undo(context.Context, *Run) error { return nil }
 
 // sweep removes what interrupted runs left behind: stages that no rollback
 // needs, copies without a name.
-func (e *Env) sweep(ctx context.Context, run *Run) {
-	keep := map[string]bool{e.Run: true}
-	if last, err := LoadLast(e.StateDir); err == nil && last != nil {
-		keep[filepath.Base(last.Stage)] = true
-	}
-	entries, _ := os.ReadDir(e.StageRoot())
-	for _, d := range entries {
-		if !keep[d.Name()] {
-			if err := fileset.RemoveStage(filepath.Join(e.StageRoot(), d.Name())); err != nil {
-				e.note(event.Warning, err.Error(), "")
-			}
-		}
+func (e *Env) sweep(ctx context.Context) error {
+	if err := e.sweepStages(); err != nil {
+		return err
 	}
 	if e.Store != nil {
 		if _, err := e.Store.Sweep(ctx); err != nil {
 			e.note(event.Warning, err.Error(), "")
 		}
 	}
+	return nil
 }
 
 // kernelNeeds is the oldest kernel whose openat2, renameat2 and statx do all
@@ -186,7 +184,8 @@ type Last struct {
 	To       map[string]string `json:"to,omitempty"`
 }
 
-// LoadLast reads it; nil where nothing was installed yet.
+// LoadLast reads it; nil where nothing was installed yet. One that names no run
+// is damaged, and an error.
 func LoadLast(stateDir string) (*Last, error) {
 	data, err := os.ReadFile(filepath.Join(stateDir, "last.json"))
 	if errors.Is(err, os.ErrNotExist) {
@@ -196,8 +195,12 @@ func LoadLast(stateDir string) (*Last, error) {
 		return nil, fmt.Errorf("cannot read what was installed last: %w", err)
 	}
 	var l Last
-	if err := json.Unmarshal(data, &l); err != nil {
-		return nil, fmt.Errorf("cannot read what was installed last: %w", err)
+	err = json.Unmarshal(data, &l)
+	if err == nil && !fileset.IsRun(l.Run) {
+		err = errors.New("it names no run")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read what was installed last: %s is damaged: %w", filepath.Join(stateDir, "last.json"), err)
 	}
 	return &l, nil
 }

@@ -43,7 +43,7 @@ func (s *prune) Do(ctx context.Context, run *Run) error {
 	e := s.e
 	e.guardian.Disarm()
 	e.guardian = nil
-	if prev := run.Facts.PrevStage; prev != "" && prev != run.Facts.Stage && filepath.Dir(prev) == e.StageRoot() {
+	if prev := run.Facts.PrevStage; prev != "" && filepath.Base(prev) != filepath.Base(run.Facts.Stage) {
 		if err := e.dropStage(prev); err != nil {
 			return err
 		}
@@ -69,7 +69,11 @@ func (e *Env) pruneSnapshots(ctx context.Context) error {
 // next rollback needs stay.
 func (e *Env) pruneRuns(ctx context.Context) error {
 	needed := map[string]bool{e.Run: true}
-	if last, err := LoadLast(e.StateDir); err == nil && last != nil {
+	last, err := LoadLast(e.StateDir)
+	if err != nil {
+		return err // which one the next rollback needs nobody can tell
+	}
+	if last != nil {
 		needed[last.Run] = true
 	}
 	if e.Store != nil {

@@ -71,7 +71,10 @@ func (s *choose) Do(ctx context.Context, run *Run) error {
 	if err := run.Save(); err != nil {
 		return err
 	}
-	e.stage, err = fileset.OpenStage(last.Stage)
+	_, err = e.openStage(&run.Facts)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
 	if err != nil {
 		return fail(nil, "go back to its snapshot: jailup rollback --jail "+e.Root.Path()+" --to "+last.Snapshot,
 			"cannot roll back run %s: its stage is gone: %w", last.Run, err)
@@ -271,11 +274,10 @@ func (s *choose) fromSnapshot(ctx context.Context, run *Run, id string) error {
 	if e.old != nil {
 		run.Facts.From = e.old.Holds()
 	}
-	run.Facts.Stage = filepath.Join(e.StageRoot(), e.Run)
 	if err := run.Save(); err != nil {
 		return err
 	}
-	if e.stage, err = fileset.MakeStage(run.Facts.Stage); err != nil {
+	if err := e.makeStage(&run.Facts); err != nil {
 		return err
 	}
 	in, err := s.wants(snap, owned, added)

@@ -266,13 +266,3 @@ func FactsOf(rec journal.Record) (Facts, error) {
 	err := json.Unmarshal(rec.Facts, &f)
 	return f, err
 }
-
-// Stages returns the folders of stages that a jail has, for status and sweeps.
-func (e *Env) Stages() []string {
-	entries, _ := os.ReadDir(e.StageRoot())
-	var out []string
-	for _, d := range entries {
-		out = append(out, filepath.Join(e.StageRoot(), d.Name()))
-	}
-	return out
-}

@@ -26,14 +26,9 @@ func (s *stage) Name() string { return "stage" }
 
 func (s *stage) Do(ctx context.Context, run *Run) error {
 	e := s.e
-	if err := fileset.RemoveStage(run.Facts.Stage); err != nil { // of a Do that was cut off
+	if err := e.makeStage(&run.Facts); err != nil {
 		return err
 	}
-	st, err := fileset.MakeStage(run.Facts.Stage)
-	if err != nil {
-		return err
-	}
-	e.stage = st
 	if err := e.trial(); err != nil {
 		return err
 	}
@@ -46,7 +41,7 @@ func (s *stage) Do(ctx context.Context, run *Run) error {
 		return err
 	}
 	e.sel, err = fileset.Select(ctx, fileset.Input{
-		Root: e.Root, Recipe: e.Recipe, World: world, Stage: st, Old: e.old,
+		Root: e.Root, Recipe: e.Recipe, World: world, Stage: e.stage, Old: e.old,
 		ConfNew: e.Options.ConfNew, Known: known.identify, Shipped: known.shipped,
 	})
 	if err != nil {
@@ -171,15 +166,6 @@ func (s *stage) Undo(_ context.Context, run *Run) error {
 		return nil
 	}
 	return s.e.dropStage(run.Facts.Stage)
-}
-
-// dropStage removes one stage, and the folder of stages when it is empty.
-func (e *Env) dropStage(dir string) error {
-	if err := fileset.RemoveStage(dir); err != nil {
-		return err
-	}
-	_ = os.Remove(path.Dir(dir)) // fails while another stage is in it
-	return nil
 }
 
 // unpack makes the tree of the target's packages.

@@ -13,9 +13,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrForeign says that what lies in the place of a folder of jailup's is not one
-// that jailup made: nothing is read, made or removed there.
-var ErrForeign = errors.New("not a folder of jailup's own")
+// ForeignError says that what lies in the place of a folder of jailup's is not
+// one that jailup made: nothing is read, made or removed there.
+type ForeignError struct {
+	Path string // of what lies there
+	Why  string // in the words after "it"
+}
+
+func (e *ForeignError) Error() string {
+	return fmt.Sprintf("cannot use %s for stages: it %s; it is no folder of jailup's own", e.Path, e.Why)
+}
 
 // Stages is the folder of all stages of one jail, open. Others may be able to
 // make names beside it, or in it: in a parent such as /tmp, and in the root of a
@@ -30,14 +37,14 @@ type Stages struct {
 
 // OpenStages opens the folder of that name in parent, which it takes over. It
 // must lie on the mount with that id (STATX_MNT_ID), the jail's. fs.ErrNotExist
-// where there is none; ErrForeign where it is not jailup's own.
+// where there is none; a ForeignError where it is not jailup's own.
 func OpenStages(parent *os.File, name string, mount uint64) (*Stages, error) {
 	s := &Stages{parent: parent, name: name, path: filepath.Join(parent.Name(), name)}
 	var err error
 	if s.dir, err = openOwn(parent, name, s.path); err == nil {
 		var info jail.Info
 		if info, err = jail.Fstat(int(s.dir.Fd())); err == nil && info.MountID != mount {
-			err = foreign(s.path, "it lies on another mount than the jail")
+			err = &ForeignError{s.path, "lies on another mount than the jail"}
 		}
 	}
 	if err != nil {
@@ -72,16 +79,16 @@ func openOwn(parent *os.File, name, path string) (*os.File, error) {
 	fd, err := openBeneath(int(parent.Fd()), name)
 	switch {
 	case errors.Is(err, unix.ELOOP):
-		return nil, foreign(path, "it is a link")
+		return nil, &ForeignError{path, "is a link"}
 	case errors.Is(err, unix.ENOTDIR):
 		// With O_DIRECTORY and O_NOFOLLOW a link may be told so as well.
 		info, serr := jail.StatAt(int(parent.Fd()), name)
 		if serr != nil {
 			return nil, &os.PathError{Op: "open", Path: path, Err: serr}
 		}
-		return nil, foreign(path, "it is a "+jail.TypeName(info.Mode))
+		return nil, &ForeignError{path, "is a " + jail.TypeName(info.Mode)}
 	case errors.Is(err, unix.EXDEV):
-		return nil, foreign(path, "something is mounted on it")
+		return nil, &ForeignError{path, "has something mounted on it"}
 	case err != nil:
 		return nil, &os.PathError{Op: "open", Path: path, Err: err}
 	}
@@ -91,9 +98,9 @@ func openOwn(parent *os.File, name, path string) (*os.File, error) {
 	case err != nil:
 		err = &os.PathError{Op: "stat", Path: path, Err: err}
 	case info.UID != 0 && int(info.UID) != os.Geteuid():
-		err = foreign(path, fmt.Sprintf("it belongs to user %d", info.UID))
+		err = &ForeignError{path, fmt.Sprintf("belongs to user %d", info.UID)}
 	case info.Mode&0o077 != 0:
-		err = foreign(path, fmt.Sprintf("its mode is %04o, so that others have a right to it", info.Perm()))
+		err = &ForeignError{path, fmt.Sprintf("is open to others, by its mode %04o", info.Perm())}
 	}
 	if err != nil {
 		f.Close()
@@ -118,10 +125,6 @@ func openBeneath(dir int, name string) (fd int, err error) {
 	return fd, err
 }
 
-func foreign(path, why string) error {
-	return fmt.Errorf("cannot use %s for stages: %s: %w", path, why, ErrForeign)
-}
-
 // Path is where the folder was when it was opened, for messages and records.
 func (s *Stages) Path() string { return s.path }
 
@@ -142,7 +145,7 @@ func (s *Stages) Make(name string) (*Stage, error) {
 	return s.Open(name)
 }
 
-// Open opens the stage of that name: fs.ErrNotExist, ErrForeign as OpenStages.
+// Open opens the stage of that name: errors as of OpenStages.
 func (s *Stages) Open(name string) (*Stage, error) {
 	dir, err := openOwn(s.dir, name, filepath.Join(s.path, name))
 	if err != nil {
