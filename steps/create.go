@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -23,9 +24,14 @@ import (
 
 // Create builds a new file jail at dir, which must not exist or be an empty
 // directory. It is built under another name beside it and gets its own when it
-// is whole; on an error nothing is left. The jail's manifest is returned: the
-// caller gives the jail its id and saves it.
-func Create(ctx context.Context, e *Env, dir, listen string) (m *manifest.Manifest, err error) {
+// is whole; on an error nothing is left. What a killed one left there goes first.
+//
+// enter is called with the whole jail before it gets its name, and makes its
+// manifest durable where it will be looked for: a crash at any instant leaves no
+// jail at dir, or one that is known as whole. The function it returns, not nil
+// where its error is nil, takes that back; it is called where the jail does not
+// get its name after all.
+func Create(ctx context.Context, e *Env, dir, listen string, enter func(*jail.Root, *manifest.Manifest) (func() error, error)) (m *manifest.Manifest, err error) {
 	if listen == "" {
 		listen = e.Recipe.Create.Listen
 	}
@@ -37,8 +43,11 @@ func Create(ctx context.Context, e *Env, dir, listen string) (m *manifest.Manife
 		return nil, err
 	}
 	defer parent.Close()
+	if err := sys.SweepTemp(parent, isNewJail); err != nil {
+		e.note(event.Warning, err.Error(), "")
+	}
 	base := filepath.Base(dir)
-	tmp := "." + base + ".jailup-new-" + e.Run
+	tmp := "." + base + newJail + e.Run
 	step := func(name string, do func() error) error {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
@@ -51,12 +60,12 @@ func Create(ctx context.Context, e *Env, dir, listen string) (m *manifest.Manife
 		e.Events.StepDone(name, time.Since(began), "")
 		return nil
 	}
+	b := &builder{e: e, listen: listen}
 	defer func() {
-		if e.stage != nil {
-			e.stage.Close()
-			e.stage = nil
+		rerr := errors.Join(b.dropStage(parent, tmp), sys.RemoveTree(int(parent.Fd()), tmp))
+		for _, f := range b.locks {
+			f.Close()
 		}
-		rerr := errors.Join(sys.RemoveTree(int(parent.Fd()), tmp+"-stage"), sys.RemoveTree(int(parent.Fd()), tmp))
 		if err == nil && rerr != nil {
 			e.note(event.Warning, rerr.Error(), "")
 		}
@@ -67,7 +76,6 @@ func Create(ctx context.Context, e *Env, dir, listen string) (m *manifest.Manife
 	if err := step("fetch", func() error { return e.fetchTarget(ctx) }); err != nil {
 		return nil, err
 	}
-	b := &builder{e: e, listen: listen}
 	err = step("build", func() error { return b.build(ctx, filepath.Join(parent.Name(), tmp), parent, tmp) })
 	if b.root != nil {
 		defer b.root.Close()
@@ -79,38 +87,82 @@ func Create(ctx context.Context, e *Env, dir, listen string) (m *manifest.Manife
 		return nil, err
 	}
 	err = step("commit", func() error {
+		if err := b.dropStage(parent, tmp); err != nil {
+			return err
+		}
 		if err := sys.Fchmod(b.root.Fd(), 0o755); err != nil {
 			return err
 		}
 		if err := sys.Syncfs(b.root.Fd()); err != nil {
 			return err
 		}
-		// An empty directory was allowed; anything else appeared meanwhile.
-		if err := sys.Unlinkat(int(parent.Fd()), base, unix.AT_REMOVEDIR); err != nil && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("cannot create jail %s: %w", dir, err)
+		forget, err := enter(b.root, b.manifest)
+		if err != nil {
+			return err
 		}
-		if err := sys.Renameat2(int(parent.Fd()), tmp, int(parent.Fd()), base, unix.RENAME_NOREPLACE); err != nil {
-			return fmt.Errorf("cannot create jail %s: %w", dir, err)
+		// rename(2): an empty directory is replaced, anything else that appeared
+		// meanwhile is an error.
+		if err := sys.Renameat2(int(parent.Fd()), tmp, int(parent.Fd()), base, 0); err != nil {
+			return errors.Join(fmt.Errorf("cannot create jail %s: %w", dir, err), forget())
 		}
 		return sys.FsyncDir(int(parent.Fd()))
 	})
 	return b.manifest, err
 }
 
+// A new jail is built in .NAME.jailup-new-RUN, from the files in a folder with
+// -stage behind that.
+const newJail = ".jailup-new-"
+
+var newJailName = regexp.MustCompile(`^\..+\.jailup-new-` + RunPattern + `(-stage)?$`)
+
+// RunPattern is what a run's id looks like, as a regular expression.
+const RunPattern = `[0-9]{8}T[0-9]{6}Z-[0-9a-f]{7}`
+
+func isNewJail(name string) bool { return newJailName.MatchString(name) }
+
+// Vacant tells whether a jail can be created at dir: nothing is there, or an
+// empty directory.
+func Vacant(dir string) bool {
+	info, err := os.Lstat(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return true
+	}
+	if err != nil || !info.IsDir() {
+		return false
+	}
+	entries, err := os.ReadDir(dir)
+	return err == nil && len(entries) == 0
+}
+
 // prepareParent refuses a place that is taken, and opens the folder that will
 // hold the jail.
 func prepareParent(dir string) (*os.File, error) {
-	entries, err := os.ReadDir(dir)
-	switch {
-	case err == nil && len(entries) > 0:
+	if !Vacant(dir) {
+		info, err := os.Lstat(dir)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("cannot create jail %s: %w", dir, err)
+		case !info.IsDir():
+			return nil, fail(nil, "", "cannot create jail %s: it is no directory", dir)
+		}
 		return nil, fail(nil, "to upgrade what is there: jailup upgrade SERVER --jail "+dir, "cannot create jail %s: the directory is not empty", dir)
-	case err != nil && !errors.Is(err, os.ErrNotExist):
-		return nil, fmt.Errorf("cannot create jail %s: %w", dir, err)
 	}
 	if err := sys.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return nil, err
 	}
-	return sys.OpenDir(filepath.Dir(dir))
+	parent, err := jail.Open(filepath.Dir(dir))
+	if err != nil {
+		return nil, err
+	}
+	defer parent.Close()
+	if there, err := jail.Open(dir); err == nil {
+		defer there.Close()
+		if there.MountID() != parent.MountID() {
+			return nil, fail(nil, "give a folder below it", "cannot create jail %s: it is a mount point, and a jail gets its name when it is whole", dir)
+		}
+	}
+	return sys.OpenDir(parent.Path())
 }
 
 // builder fills one new jail.
@@ -120,11 +172,30 @@ type builder struct {
 	root     *jail.Root
 	manifest *manifest.Manifest
 	made     []manifest.File
+	locks    []*os.File // of the temporary folders; see sys.MakeTemp
+}
+
+// dropStage removes the files that are not in the jail. A second call is fine.
+func (b *builder) dropStage(parent *os.File, tmp string) error {
+	if b.e.stage != nil {
+		b.e.stage.Close()
+		b.e.stage = nil
+	}
+	return sys.RemoveTree(int(parent.Fd()), tmp+"-stage")
+}
+
+// folder makes a temporary folder that is swept when this process has died.
+func (b *builder) folder(parent *os.File, name string) error {
+	f, err := sys.MakeTemp(parent, name)
+	if err == nil {
+		b.locks = append(b.locks, f)
+	}
+	return err
 }
 
 func (b *builder) build(ctx context.Context, tmp string, parent *os.File, name string) error {
 	e := b.e
-	if err := sys.Mkdirat(int(parent.Fd()), name, 0o700); err != nil {
+	if err := b.folder(parent, name); err != nil {
 		return fmt.Errorf("cannot create the jail: %w", err)
 	}
 	root, err := jail.Open(tmp)
@@ -135,7 +206,10 @@ func (b *builder) build(ctx context.Context, tmp string, parent *os.File, name s
 	if err := b.skeleton(); err != nil {
 		return fmt.Errorf("cannot create the jail: %w", err)
 	}
-	if e.stage, err = fileset.MakeStage(tmp + "-stage"); err != nil {
+	if err := b.folder(parent, name+"-stage"); err != nil {
+		return fmt.Errorf("cannot create the jail: %w", err)
+	}
+	if e.stage, err = fileset.OpenStage(tmp + "-stage"); err != nil {
 		return err
 	}
 	world, err := e.unpack(ctx)

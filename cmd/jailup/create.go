@@ -2,16 +2,21 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
 
 	"github.com/jailup/jailup/internal/event"
+	"github.com/jailup/jailup/internal/fileset"
 	"github.com/jailup/jailup/internal/jail"
 	"github.com/jailup/jailup/internal/journal"
+	"github.com/jailup/jailup/internal/manifest"
 	"github.com/jailup/jailup/internal/sys"
 	"github.com/jailup/jailup/steps"
 )
@@ -70,7 +75,12 @@ func (a *app) createWith(ctx context.Context, s *session) error {
 	if err := s.openSource(e); err != nil {
 		return s.fail(err)
 	}
-	m, err := steps.Create(ctx, e, dir, *s.set.Listen)
+	if err := s.lockPlace(ctx, dir); err != nil {
+		return s.refuse(err)
+	}
+	m, err := steps.Create(ctx, e, dir, *s.set.Listen, func(root *jail.Root, m *manifest.Manifest) (func() error, error) {
+		return s.enter(ctx, root, dir, m)
+	})
 	e.Root = nil
 	if err != nil {
 		if errors.Is(context.Cause(ctx), steps.ErrInterrupted) {
@@ -81,24 +91,79 @@ func (a *app) createWith(ctx context.Context, s *session) error {
 	if s.root, err = jail.Open(dir); err != nil {
 		return s.fail(err)
 	}
-	who, err := journal.Identify(s.root.Fd(), s.root.Path())
-	if err != nil {
-		return s.fail(err)
-	}
-	j, err := s.registry.Resolve(ctx, who, s.recipe.Name)
-	if err != nil {
-		return s.fail(err)
-	}
-	s.id = j.ID
-	if err := sys.MkdirAll(s.stateDir(), 0o700); err != nil {
-		return s.fail(err)
-	}
-	if err := m.Save(s.stateDir()); err != nil {
-		return s.fail(err)
-	}
 	e.StateDir = s.stateDir()
 	if err := s.openRecord(e); err != nil {
 		s.events.Notice(event.Warning, err.Error(), "")
 	}
 	return s.finish(nil, steps.Outcome{Result: event.Created, Facts: steps.Facts{To: m.Holds()}})
+}
+
+// lockPlace keeps a second create from the same folder: there is no jail yet
+// whose lock could be taken.
+func (s *session) lockPlace(ctx context.Context, dir string) error {
+	name := sha256.Sum256([]byte(dir))
+	var err error
+	s.lock, err = journal.Acquire(ctx, s.dirs.Run, "create-"+hex.EncodeToString(name[:8]), journal.Holder{Run: s.run, Verb: s.verb}, s.set.LockWait.D())
+	if err != nil && errors.Is(context.Cause(ctx), steps.ErrInterrupted) {
+		return &steps.Error{Kind: steps.ErrInterrupted, Err: errors.New("interrupted while waiting for the lock; nothing is changed")}
+	}
+	return err
+}
+
+// enter makes a jail known that is whole and is about to get the name dir: in the
+// registry, where its inode stays the same, and by its manifest. Where that name
+// was a jail's before, the new one takes its place and its history. The function
+// returned takes it all back.
+func (s *session) enter(ctx context.Context, root *jail.Root, dir string, m *manifest.Manifest) (forget func() error, err error) {
+	parent, err := filepath.EvalSymlinks(filepath.Dir(dir))
+	if err != nil {
+		return nil, fmt.Errorf("cannot create jail %s: %w", dir, err)
+	}
+	who, err := journal.Identify(root.Fd(), filepath.Join(parent, filepath.Base(dir)))
+	if err != nil {
+		return nil, err
+	}
+	before, known, err := s.registry.Lookup(who)
+	if err != nil {
+		return nil, err
+	}
+	j, err := s.registry.Resolve(ctx, who, s.recipe.Name)
+	if err != nil {
+		return nil, err
+	}
+	s.id = j.ID
+	ctx = context.WithoutCancel(ctx)
+	var old *manifest.Manifest
+	forget = func() error {
+		if !known {
+			return errors.Join(s.registry.Forget(ctx, j.ID), fileset.RemoveStage(s.stateDir()))
+		}
+		_, err := s.registry.Resolve(ctx, before.Identity, before.Server)
+		if old != nil {
+			return errors.Join(err, old.Save(s.stateDir()))
+		}
+		return errors.Join(err, manifest.Remove(s.stateDir()))
+	}
+	if known {
+		if old, err = manifest.Load(s.stateDir()); err != nil {
+			return nil, err
+		}
+	}
+	if err = sys.MkdirAll(s.stateDir(), 0o700); err == nil {
+		err = m.Save(s.stateDir())
+	}
+	if err != nil {
+		return nil, errors.Join(err, forget())
+	}
+	return forget, nil
+}
+
+// neverWas tells whether a jail of the registry has no folder and no history: its
+// create was killed before the jail got its name.
+func (s *session) neverWas(j journal.Jail) bool {
+	if _, err := os.Lstat(j.Path); !errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	runs, err := steps.FindRuns(filepath.Join(*s.set.StateDir, j.ID), "")
+	return err == nil && len(runs) == 0
 }

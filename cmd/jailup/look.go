@@ -74,7 +74,7 @@ func (s *session) findJail() (known bool, err error) {
 		return false, err
 	}
 	for _, j := range jails {
-		if j.Path == abs {
+		if j.Path == abs && !s.neverWas(j) {
 			s.id = j.ID
 			if j.Server != "" {
 				return true, s.server(j.Server)

@@ -6,13 +6,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"sort"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/jailup/jailup/internal/event"
-	"github.com/jailup/jailup/internal/fileset"
 	"github.com/jailup/jailup/internal/sys"
 	"github.com/jailup/jailup/internal/ui"
 	"github.com/jailup/jailup/steps"
@@ -68,17 +68,11 @@ func (a *app) preview(ctx context.Context, s *session, f planFlags, adopt bool) 
 	if err := s.openSource(e); err != nil {
 		return s.fail(err)
 	}
-	if err := os.MkdirAll(*s.set.CacheDir, 0o700); err != nil {
+	remove, err := s.scratch(e)
+	if err != nil {
 		return s.fail(err)
 	}
-	if e.Scratch, err = os.MkdirTemp(*s.set.CacheDir, "plan-"); err != nil {
-		return s.fail(fmt.Errorf("cannot plan: %w", err))
-	}
-	defer func() {
-		if err := fileset.RemoveStage(e.Scratch); err != nil {
-			a.complain(err)
-		}
-	}()
+	defer remove()
 	p, err := steps.Look(ctx, e)
 	if err != nil {
 		return s.fail(err)
@@ -109,6 +103,37 @@ func (a *app) preview(ctx context.Context, s *session, f planFlags, adopt bool) 
 		return errTold
 	}
 	return nil
+}
+
+var scratchName = regexp.MustCompile(`^plan-` + steps.RunPattern + `$`)
+
+// scratch makes the folder that a plan works in, and removes what killed plans
+// left. The function returned removes it.
+func (s *session) scratch(e *steps.Env) (remove func(), err error) {
+	if err := os.MkdirAll(*s.set.CacheDir, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot plan: %w", err)
+	}
+	cache, err := sys.OpenDir(*s.set.CacheDir)
+	if err != nil {
+		return nil, fmt.Errorf("cannot plan: %w", err)
+	}
+	if err := sys.SweepTemp(cache, scratchName.MatchString); err != nil {
+		s.events.Notice(event.Warning, err.Error(), "")
+	}
+	name := "plan-" + s.run
+	lock, err := sys.MakeTemp(cache, name)
+	if err != nil {
+		cache.Close()
+		return nil, fmt.Errorf("cannot plan: %w", err)
+	}
+	e.Scratch = filepath.Join(*s.set.CacheDir, name)
+	return func() {
+		defer cache.Close()
+		defer lock.Close()
+		if err := sys.RemoveTree(int(cache.Fd()), name); err != nil {
+			s.a.complain(fmt.Errorf("cannot remove %s: %w", e.Scratch, err))
+		}
+	}, nil
 }
 
 // printPlan shows a plan to a person.

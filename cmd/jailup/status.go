@@ -101,7 +101,9 @@ func (s *session) statusAll(ctx context.Context) error {
 	}
 	var paths []string
 	for _, j := range jails {
-		paths = append(paths, j.Path)
+		if !s.neverWas(j) {
+			paths = append(paths, j.Path)
+		}
 	}
 	for _, j := range s.conf.Jails() {
 		if real, err := filepath.EvalSymlinks(j.Path); err == nil && !slices.Contains(paths, real) {

@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -51,13 +49,11 @@ func (a *app) upgrade(ctx context.Context, server string, f upgradeFlags) error 
 	if with := *s.set.With; len(with) > 0 {
 		return s.refuse(usageError("cannot upgrade with %s: this recipe knows no modules", event.Clean(with[0], 60)))
 	}
-	if f.install && s.path != "" {
-		if _, err := os.Stat(s.path); errors.Is(err, os.ErrNotExist) {
-			if f.dryRun {
-				return s.refuse(usageError("cannot plan: there is no jail at %s yet", event.Clean(s.path, 200)))
-			}
-			return a.createWith(ctx, s)
+	if f.install && s.path != "" && steps.Vacant(s.path) {
+		if f.dryRun {
+			return s.refuse(usageError("cannot plan: there is no jail at %s yet", event.Clean(s.path, 200)))
 		}
+		return a.createWith(ctx, s)
 	}
 	if f.dryRun {
 		return a.preview(ctx, s, planFlags{}, f.adopt)
