@@ -141,7 +141,7 @@ func (t *tarReader) end() error {
 		}
 		n, err := io.ReadFull(t.r, t.blk[:])
 		// Not errors.Is: a decompressor's cut-off stream wraps io.ErrUnexpectedEOF.
-		if err == io.EOF || err == io.ErrUnexpectedEOF && zero(t.blk[:n]) { //nolint:errorlint // see above
+		if err == io.EOF || err == io.ErrUnexpectedEOF && zero(t.blk[:n]) {
 			return io.EOF
 		}
 		if err != nil {
