@@ -3,6 +3,7 @@ package lab
 import (
 	"io"
 	"os"
+	"syscall"
 )
 
 // copyFile copies the bytes of a file, links followed, as cp(1) does without
@@ -13,6 +14,11 @@ func copyFile(src, dst string, mode os.FileMode) error {
 		return err
 	}
 	defer in.Close()
+	// A child that another test forks while the copy is open for writing holds it
+	// open until its exec, and a program that is open for writing cannot be run
+	// (ETXTBSY): nobody forks meanwhile.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	out, err := os.OpenFile(dst, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, mode)
 	if err != nil {
 		return err
