@@ -92,7 +92,7 @@ func TestRunPassesTheExitStatusOn(t *testing.T) {
 	}
 	// A script whose interpreter is not in the jail, and a text.
 	for name, text := range map[string]string{"script": "#!/bin/sh\n", "text": "text\n"} {
-		require.NoError(t, os.WriteFile(filepath.Join(dir, "usr/bin", name), []byte(text), 0o755))
+		lab.WriteProgram(t, filepath.Join(dir, "usr/bin", name), []byte(text))
 		code, _, stderr := c.run("run", "--jail", dir, "--", name)
 		require.Equal(t, 126, code, "%s: %s", name, stderr)
 		require.Contains(t, stderr, "error: cannot run /usr/bin/"+name)

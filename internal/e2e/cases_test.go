@@ -327,7 +327,7 @@ func TestKeepEditsOfTheServerItself(t *testing.T) {
 	data, err := os.ReadFile(exe)
 	require.NoError(t, err)
 	require.NoError(t, os.Remove(exe))
-	require.NoError(t, os.WriteFile(exe, append(data, "edited"...), 0o755))
+	lab.WriteProgram(t, exe, append(data, "edited"...))
 	h.must(0, "rolled-back", "rollback", "--jail", j.Dir, "--keep-edits", "--soak", "500ms")
 	requireSameFile(t, filepath.Join(lab.Unpacked(t, pair.Old), "usr/sbin/nginx"), exe)
 	require.FileExists(t, exe+".jailup-edited")

@@ -4,6 +4,7 @@ import (
 	"io"
 	"os"
 	"syscall"
+	"testing"
 )
 
 // copyFile copies the bytes of a file, links followed, as cp(1) does without
@@ -32,4 +33,15 @@ func copyFile(src, dst string, mode os.FileMode) error {
 		return err
 	}
 	return out.Close()
+}
+
+// WriteProgram writes a program that is run soon; see copyFile for why that is
+// not os.WriteFile.
+func WriteProgram(t testing.TB, path string, data []byte) {
+	t.Helper()
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	if err := os.WriteFile(path, data, 0o755); err != nil {
+		t.Fatalf("cannot write a program: %v", err)
+	}
 }

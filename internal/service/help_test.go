@@ -109,7 +109,7 @@ func actorJail(t testing.TB) string {
 	defer syscall.ForkLock.RUnlock()
 	for _, p := range []string{"usr/sbin/actor", "usr/bin/script"} {
 		require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, p)), 0o755))
-		require.NoError(t, os.WriteFile(filepath.Join(dir, p), data, 0o755))
+		lab.WriteProgram(t, filepath.Join(dir, p), data)
 	}
 	for _, d := range []string{"dev", "run", "tmp"} {
 		require.NoError(t, os.Mkdir(filepath.Join(dir, d), 0o755))

@@ -179,7 +179,7 @@ func TestStartErrorsTellTheReason(t *testing.T) {
 	t.Parallel()
 	dir := actorJail(t)
 	root := openJail(t, dir)
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "usr/sbin/script"), []byte("#!/no/such/sh\n"), 0o755))
+	lab.WriteProgram(t, filepath.Join(dir, "usr/sbin/script"), []byte("#!/no/such/sh\n"))
 	tests := map[string]struct {
 		argv []string
 		want []string

@@ -156,7 +156,7 @@ func TestBystandersSurvive(t *testing.T) {
 	data, err := os.ReadFile(bin)
 	require.NoError(t, err)
 	require.NoError(t, os.MkdirAll(filepath.Join(j.Dir, "usr/bin"), 0o755))
-	require.NoError(t, os.WriteFile(filepath.Join(j.Dir, "usr/bin/other"), data, 0o755))
+	lab.WriteProgram(t, filepath.Join(j.Dir, "usr/bin/other"), data)
 	other := chrooted(t, j.Dir, "/usr/bin/other", "serve")
 	j.Start(t)
 	port, pid := second(t, j, "/run/second.pid")
@@ -267,7 +267,7 @@ func TestReplacedExecutableStillCounts(t *testing.T) {
 
 	// Exchanged: the old one lies elsewhere.
 	stage := filepath.Join(filepath.Dir(j.Dir), "staged")
-	require.NoError(t, os.WriteFile(stage, data, 0o755))
+	lab.WriteProgram(t, stage, data)
 	require.NoError(t, unix.Renameat2(unix.AT_FDCWD, stage, unix.AT_FDCWD, exe, unix.RENAME_EXCHANGE))
 	s, err := c.Find(ctx)
 	require.NoError(t, err)
@@ -281,7 +281,7 @@ func TestReplacedExecutableStillCounts(t *testing.T) {
 
 	// Deleted: somebody copied a new one over it.
 	require.NoError(t, os.Rename(stage, exe))
-	require.NoError(t, os.WriteFile(stage, data, 0o755))
+	lab.WriteProgram(t, stage, data)
 	require.NoError(t, os.Rename(stage, exe))
 	s, err = c.Find(ctx)
 	require.NoError(t, err)
