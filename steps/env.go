@@ -40,6 +40,8 @@ type Facts struct {
 	Stage      string            `json:"stage,omitempty"`       // the stage's folder
 	Snapshots  string            `json:"snapshots,omitempty"`   // the store's folder
 	Snapshot   string            `json:"snapshot,omitempty"`    // its id
+	KeepStage  bool              `json:"keep_stage,omitempty"`  // an old version lies only there
+	Keep       int               `json:"keep,omitempty"`        // --keep
 	Sealed     bool              `json:"sealed,omitempty"`      // the snapshot has its name
 	WasRunning bool              `json:"was_running,omitempty"` // before the run
 	Argv       []string          `json:"argv,omitempty"`        // how the old server was started

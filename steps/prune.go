@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jailup/jailup/backup"
+	"github.com/jailup/jailup/internal/event"
 	"github.com/jailup/jailup/internal/manifest"
 	"github.com/jailup/jailup/internal/sys"
 )
@@ -45,11 +46,12 @@ func (s *prune) Do(ctx context.Context, run *Run) error {
 	e.guardian = nil
 	if prev := run.Facts.PrevStage; prev != "" && filepath.Base(prev) != filepath.Base(run.Facts.Stage) {
 		if err := e.dropStage(prev); err != nil {
-			return err
+			e.note(event.Warning, err.Error(), "")
 		}
 	}
-	if err := e.pruneSnapshots(ctx); err != nil {
-		return err
+	// What cannot be removed now is no reason to hold anything up: the run is done.
+	if err := e.pruneSnapshots(ctx, run.Facts.Keep); err != nil {
+		e.note(event.Warning, err.Error(), "")
 	}
 	return nil
 }
@@ -57,11 +59,11 @@ func (s *prune) Do(ctx context.Context, run *Run) error {
 func (s *prune) Undo(context.Context, *Run) error { return nil }
 
 // pruneSnapshots keeps the newest snapshots of this jail.
-func (e *Env) pruneSnapshots(ctx context.Context) error {
-	if e.Store == nil || e.Options.Keep <= 0 {
+func (e *Env) pruneSnapshots(ctx context.Context, keep int) error {
+	if e.Store == nil || keep <= 0 {
 		return nil
 	}
-	_, err := backup.Prune(ctx, e.Store, e.JailID, backup.Policy{Keep: e.Options.Keep}, time.Now())
+	_, err := backup.Prune(ctx, e.Store, e.JailID, backup.Policy{Keep: keep}, time.Now())
 	return err
 }
 

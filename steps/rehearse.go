@@ -20,7 +20,7 @@ type rehearse struct{ e *Env }
 
 func (s *rehearse) Name() string { return "rehearse" }
 
-func (s *rehearse) Do(ctx context.Context, _ *Run) error {
+func (s *rehearse) Do(ctx context.Context, run *Run) error {
 	e := s.e
 	test := e.testArgv()
 	if !e.Options.Rehearse || len(test) == 0 {
@@ -40,8 +40,10 @@ func (s *rehearse) Do(ctx context.Context, _ *Run) error {
 	}
 	lines := event.CleanLines(string(res.Output), 5, 200)
 	if old.Exit == res.Exit && old.TimedOut == res.TimedOut && slices.Equal(event.CleanLines(string(old.Output), 5, 200), lines) {
-		e.note(event.Warning, fmt.Sprintf("the old %s does not pass the test of its configuration in the sandbox either: %s", e.Recipe.Name, strings.Join(lines, "; ")), "")
-		return nil
+		// Whatever starts the server next would meet it: a stop would be for good.
+		return fail(nil, "mend the configuration; to go on all the same: --rehearse=false",
+			"cannot stop %s: it would not start again, the old one neither: it does not pass %s on this jail's configuration: %s",
+			e.Recipe.Name, strings.Join(test, " "), strings.Join(lines, "; "))
 	}
 	if err := e.saveText("rehearsal.txt", res.Output); err != nil {
 		return err
@@ -51,8 +53,8 @@ func (s *rehearse) Do(ctx context.Context, _ *Run) error {
 		what = "no end within its time"
 	}
 	return fail(nil, "mend the configuration, or look at "+e.file("rehearsal.txt"),
-		"cannot upgrade %s: the new one does not pass %s on this jail's configuration (%s): %s",
-		e.Recipe.Name, strings.Join(test, " "), what, strings.Join(lines, "; "))
+		"cannot go on with the %s: the %s to come does not pass %s on this jail's configuration (%s): %s",
+		run.Facts.Verb, e.Recipe.Name, strings.Join(test, " "), what, strings.Join(lines, "; "))
 }
 
 func (s *rehearse) Undo(context.Context, *Run) error { return nil }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/jailup/jailup/internal/changeset"
 	"github.com/jailup/jailup/internal/event"
 	"github.com/jailup/jailup/internal/source"
 	"github.com/jailup/jailup/recipes"
@@ -31,11 +32,36 @@ func (s *resolve) Do(ctx context.Context, run *Run) error {
 	run.Facts.Target = e.target.Digest()
 	if e.old != nil {
 		run.Facts.From = map[string]string{e.Recipe.Server(): e.old.Packages[e.Recipe.Server()]}
-		if e.old.Target == run.Facts.Target {
+		if e.old.Target == run.Facts.Target && !e.strayed() {
 			return fail(ErrCurrent, "", "%s %s is what the sources offer", e.Recipe.Name, e.old.Packages[e.Recipe.Server()])
 		}
 	}
 	return nil
+}
+
+// strayed tells whether files of packages are no longer what was installed: a
+// backup that was restored, a hand in the jail. They are put back.
+func (e *Env) strayed() bool {
+	var list []string
+	for _, f := range e.old.Files {
+		if f.Package == "" || f.Conf || f.SHA256 == "" && f.Link == "" || recipes.Match(e.Recipe.State, f.Path) || strings.HasPrefix(f.Path, "/etc/") {
+			continue
+		}
+		d, base, err := e.Root.OpenParent(f.Path)
+		var got *changeset.State
+		if err == nil {
+			got, err = changeset.ReadState(int(d.Fd()), base)
+			d.Close()
+		}
+		if err != nil || got == nil || got.SHA256 != f.SHA256 || got.Link != f.Link {
+			list = append(list, f.Path)
+		}
+	}
+	if len(list) == 0 {
+		return false
+	}
+	e.note(event.Warning, fmt.Sprintf("%d files are no longer what was installed, and are put back: %s", len(list), strings.Join(list[:min(5, len(list))], ", ")), "")
+	return true
 }
 
 func (s *resolve) Undo(context.Context, *Run) error { return nil }
@@ -43,12 +69,13 @@ func (s *resolve) Undo(context.Context, *Run) error { return nil }
 var rangeRE = regexp.MustCompile(`[<>=!~, ]`)
 
 // Wants turns the recipe's packages and --version into what is asked of the
-// source. A version with an operator is a constraint on the upstream version,
+// source. What comes beside the server is needed only in a jail that jailup
+// built. A version with an operator is a constraint on the upstream version,
 // one without is exact.
-func Wants(r *recipes.Recipe, version string) []source.Want {
+func Wants(r *recipes.Recipe, version string, whole bool) []source.Want {
 	var out []source.Want
 	for i, p := range r.Packages {
-		w := source.Want{Name: p}
+		w := source.Want{Name: p, Optional: i > 0 && !whole}
 		switch {
 		case i > 0 || version == "":
 		case rangeRE.MatchString(strings.TrimSpace(version)) && strings.ContainsAny(version[:1], "<>=!~"):
@@ -77,7 +104,7 @@ func (e *Env) resolveTarget(ctx context.Context) error {
 		}
 		held[p] = e.old.Packages[p]
 	}
-	target, err := source.Resolve(ix, source.Request{Roots: Wants(e.Recipe, e.Options.Version), Without: e.Recipe.Without, Arch: e.Arch, Held: held})
+	target, err := source.Resolve(ix, source.Request{Roots: Wants(e.Recipe, e.Options.Version, e.Root == nil || e.old != nil && e.old.Whole), Without: e.Recipe.Without, Arch: e.Arch, Held: held})
 	if err != nil {
 		return sourceError(err)
 	}

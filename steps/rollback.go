@@ -5,8 +5,9 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"slices"
+	"reflect"
 
+	"github.com/jailup/jailup/checks"
 	"github.com/jailup/jailup/internal/changeset"
 	"github.com/jailup/jailup/internal/manifest"
 	"github.com/jailup/jailup/internal/sys"
@@ -83,7 +84,8 @@ func (s *choose) Do(ctx context.Context, run *Run) error {
 }
 
 // judgeByView has the server that is gone back to judged by the configuration
-// that comes back with it, where that has other ports than today's.
+// that comes back with it, where that is not today's: its ports and sites may be
+// other ones.
 func (e *Env) judgeByView() {
 	main := e.mainConf()
 	view := viewFS{changeset.NewView(e.Root, e.stage.Dir(), e.set)}
@@ -92,10 +94,10 @@ func (e *Env) judgeByView() {
 		return // the rehearsal says more of it
 	}
 	now, err := e.configuration()
-	if err == nil && slices.EqualFunc(now.Listens(), then.Listens(), func(a, b webconf.Listen) bool { return a.String() == b.String() }) {
+	if err == nil && reflect.DeepEqual(now.Directives, then.Directives) {
 		return
 	}
-	e.conf, e.judge = then, withoutPorts(e.before())
+	e.conf, e.judge = then, &checks.Report{}
 }
 
 // oldManifest keeps the manifest of before the reverted run with this run; a

@@ -141,7 +141,7 @@ func (e *Env) outcome(f Facts, res pipeline.Result) Outcome {
 	switch {
 	case out.Result == event.Interrupted:
 		out.Err = &Error{Kind: ErrInterrupted, Err: fmt.Errorf("interrupted in step %s; %s", res.Step, what)}
-	case res.Cancelled != nil:
+	case res.Cancelled != nil && errors.Is(res.Err, res.Cancelled):
 		out.Err = &Error{Err: fmt.Errorf("cannot go on in step %s: %w; %s", res.Step, res.Cancelled, what), Hint: "give it more time: --timeout"}
 	}
 	if n := len(e.foreign); n > 0 {
@@ -251,10 +251,38 @@ func Recover(ctx context.Context, e *Env) Outcome {
 	}
 	run, res := pipeline.Recover(ctx, plan, rec, j, &story{s: e.Events})
 	out := e.outcome(run.Facts, res)
-	if out.Result != event.Stuck {
+	switch {
+	case out.Result == event.Stuck:
+	case res.Outcome == pipeline.Committed && len(res.After) > 0:
+		out.Result = event.Stuck
+		out.Err = stuck(e, fmt.Errorf("cannot finish run %s, whose changes are in force: %w", rec.Run, res.After[0]))
+	default:
 		out.Result, out.Err = event.Recovered, nil
+		if res.Outcome != pipeline.Committed {
+			out.Facts.From, out.Facts.To = nil, nil // nothing came of it
+		}
 	}
 	return out
+}
+
+// Retire ends what is remembered of a jail whose folder is gone, so that none of
+// it is applied to a new one that takes its name: an open run, and what a
+// rollback would need. Snapshots and the story stay.
+func Retire(stateDir string) error {
+	d, err := sys.OpenDir(stateDir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	for _, name := range []string{"journal", "last.json"} {
+		if err := sys.RemoveTree(int(d.Fd()), name); err != nil {
+			return err
+		}
+	}
+	return sys.FsyncDir(int(d.Fd()))
 }
 
 // FactsOf reads the facts of a record.

@@ -116,6 +116,8 @@ func (s *stop) Undo(ctx context.Context, run *Run) error {
 	if !run.Facts.Signalled || !run.Facts.WasRunning {
 		return nil
 	}
+	// The old one is judged by what it was told, not by what was to come.
+	e.conf, e.judge = nil, nil
 	// One that was told to end may still be there, and go any moment.
 	if _, err := e.Control().Stop(ctx, service.StopOptions{Grace: run.Facts.Grace}); err != nil {
 		return err
@@ -211,19 +213,6 @@ func (e *Env) verifyNow(ctx context.Context, policy checks.Policy) error {
 		return fail(ErrUnhealthy, "", "%s is not well: %w", e.Recipe.Name, err)
 	}
 	return err
-}
-
-// withoutPorts is a baseline for a server whose ports are changed on purpose:
-// they are judged by its configuration alone.
-func withoutPorts(r checks.Report) *checks.Report {
-	out := r
-	out.Results = nil
-	for _, c := range r.Results {
-		if c.Observation.Kind != checks.KindPort {
-			out.Results = append(out.Results, c)
-		}
-	}
-	return &out
 }
 
 func checkStatus(v checks.Verdict) string {

@@ -174,7 +174,7 @@ func (c *control) restart(ctx context.Context, server service.Server) error {
 	}
 	report := checks.Baseline(ctx, set.Checks())
 	e.baseline = &report
-	e.judge = withoutPorts(report) // it may be restarted because its ports were changed
+	e.judge = &checks.Report{} // it may be restarted because its ports or sites were changed
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}

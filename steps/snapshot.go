@@ -7,7 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
+	"slices"
 
 	"github.com/jailup/jailup/backup"
 	"github.com/jailup/jailup/internal/changeset"
@@ -176,9 +176,7 @@ func (s *install) Undo(_ context.Context, run *Run) error {
 	if err != nil {
 		return err
 	}
-	if err := e.keepForeign(set, kept); err != nil {
-		return err
-	}
+	e.keepForeign(set, kept, &run.Facts)
 	v, err := w.Inspect()
 	if err == nil && !v.AllOld() {
 		err = fmt.Errorf("cannot put the old files back: %d paths are still new", v.New)
@@ -186,58 +184,87 @@ func (s *install) Undo(_ context.Context, run *Run) error {
 	return err
 }
 
-// allOld compares the jail with what the changeset found, where no stage tells.
+// allOld proves, where no stage tells, that no path is the new one. What is
+// neither new nor old is somebody else's, and kept.
 func (e *Env) allOld(set *changeset.Set) error {
 	for _, op := range set.Ops {
-		if op.Hold || op.Kind == changeset.Mkdir || op.Kind == changeset.Add && e.removed(op.Path) {
+		if op.Hold || op.New == nil || op.Kind == changeset.Mkdir {
 			continue
 		}
-		var got *changeset.State
 		d, base, err := e.Root.OpenParent(op.Path)
-		if err == nil {
-			got, err = changeset.ReadState(int(d.Fd()), base)
-			d.Close()
+		if err != nil {
+			continue // without its directory it is not there
 		}
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
+		got, err := changeset.ReadState(int(d.Fd()), base)
+		d.Close()
+		if err != nil {
 			return err
 		}
-		if !got.Same(op.Old) {
-			return fmt.Errorf("cannot put the old files back: the stage is gone, and %s is not the old one", op.Path)
+		if got.Same(op.New) && !got.Same(e.oldAt(set, op.Path)) {
+			return fmt.Errorf("cannot put the old files back: the stage is gone, and %s is the new one", op.Path)
 		}
 	}
 	return nil
 }
 
+// oldAt is what a path held before the set; nil for nothing.
+func (e *Env) oldAt(set *changeset.Set, p string) *changeset.State {
+	for _, op := range set.Ops {
+		if op.Path == p && op.Old != nil {
+			return op.Old
+		}
+	}
+	return nil
+}
+
+// maxKept bounds what is copied of one file that somebody else wrote meanwhile.
+const maxKept = 64 << 20
+
 // keepForeign brings the old versions of files that someone else wrote meanwhile
-// out of the stage, which goes away, into the run's evidence.
-func (e *Env) keepForeign(set *changeset.Set, kept []string) error {
-	for _, p := range kept {
+// out of the stage, which goes away, into the run's evidence. It never fails the
+// undo: what cannot be copied keeps the stage.
+func (e *Env) keepForeign(set *changeset.Set, kept []string, f *Facts) {
+	for n, p := range kept {
 		for _, op := range set.Ops {
 			if op.Path != p || op.Old == nil || op.Stage == "" {
 				continue
 			}
-			name := filepath.Join("evidence", "old"+strings.ReplaceAll(p, "/", "~"))
-			f, err := e.stage.Open(op.Stage)
-			if errors.Is(err, os.ErrNotExist) {
+			lies, err := changeset.ReadState(int(e.stage.Dir().Fd()), op.Stage)
+			if err != nil || !lies.Same(op.Old) {
+				continue // the old one is in the jail, or nowhere
+			}
+			if !slices.Contains(e.foreign, p) {
+				e.foreign = append(e.foreign, p)
+			}
+			name := filepath.Join("evidence", fmt.Sprintf("old-%02d-%s", n, filepath.Base(event.Clean(p, 60))))
+			if err := e.keepOld(op, name); err != nil {
+				f.KeepStage = true
+				e.note(event.Warning, fmt.Sprintf("%s was written by someone else meanwhile and is kept; the version before it lies as %s in %s until the next run (%v)", p, op.Stage, f.Stage, err), "")
 				continue
 			}
-			if err != nil {
-				return fmt.Errorf("cannot keep the old %s: %w", p, err)
-			}
-			data, err := io.ReadAll(io.LimitReader(f, op.Old.Size))
-			f.Close()
-			if err == nil {
-				err = sys.MkdirAll(e.file("evidence"), 0o700)
-			}
-			if err == nil {
-				err = e.saveText(name, data)
-			}
-			if err != nil {
-				return fmt.Errorf("cannot keep the old %s: %w", p, err)
-			}
-			e.foreign = append(e.foreign, p)
 			e.note(event.Warning, fmt.Sprintf("%s was written by someone else meanwhile and is kept; the version before it is %s", p, e.file(name)), "")
 		}
 	}
-	return nil
+}
+
+func (e *Env) keepOld(op changeset.Op, name string) error {
+	if err := sys.MkdirAll(e.file("evidence"), 0o700); err != nil {
+		return err
+	}
+	if op.Old.Link != "" {
+		return e.saveText(name, []byte(op.Old.Link+"\n"))
+	}
+	if op.Old.Size > maxKept {
+		return fmt.Errorf("it has %d bytes", op.Old.Size)
+	}
+	in, err := e.stage.Open(op.Stage)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	data, err := io.ReadAll(io.LimitReader(in, maxKept))
+	if err != nil {
+		return err
+	}
+	return e.saveText(name, data)
 }

@@ -162,7 +162,7 @@ func (s *stage) Undo(_ context.Context, run *Run) error {
 		s.e.stage.Close()
 		s.e.stage = nil
 	}
-	if run.Facts.Stage == "" {
+	if run.Facts.Stage == "" || run.Facts.KeepStage {
 		return nil
 	}
 	return s.e.dropStage(run.Facts.Stage)

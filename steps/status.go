@@ -99,7 +99,7 @@ func (s *JailStatus) past(stateDir, server, lockDir string) {
 		s.problem(err)
 	}
 	if m != nil && m.Packages != nil {
-		s.Version, s.Packages = m.Packages[server], m.Packages
+		s.Version, s.Packages = m.Packages[server], m.Holds()
 	}
 	// The lock is looked at before the journal and after it: a run that ends
 	// between must not look like one that was cut off.

@@ -89,7 +89,9 @@ takes, checks the new one, and rolls all of it back if anything is wrong.`,
 		}
 		return &steps.Error{Kind: steps.ErrUsage, Err: fmt.Errorf("cannot read the command line: %w", err), Hint: "see: " + c.CommandPath() + " --help"}
 	})
-	cmd.SetHelpCommandGroupID("")
+	cmd.FParseErrWhitelist.UnknownFlags = true // so that a misspelt verb is told, not its flags
+	cmd.Version = version()
+	cmd.SetVersionTemplate("jailup {{.Version}}\n")
 	cmd.CompletionOptions.HiddenDefaultCmd = false
 	for _, verb := range a.verbs() {
 		completed(verb)
@@ -109,11 +111,20 @@ func (a *app) verbs() []*cobra.Command {
 	}
 }
 
-func (a *app) noVerb(_ *cobra.Command, args []string) error {
+func (a *app) noVerb(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return usageError("cannot do %s: there is no such verb", event.Clean(args[0], 60))
+		return noSuchVerb(cmd, args[0], event.Clean(args[0], 60))
 	}
 	return nil
+}
+
+// noSuchVerb says so, with the verb that was meant perhaps.
+func noSuchVerb(cmd *cobra.Command, word, shown string) error {
+	hint := "see: " + cmd.CommandPath() + " --help"
+	if near := cmd.SuggestionsFor(word); len(near) > 0 {
+		hint = "did you mean: " + cmd.CommandPath() + " " + near[0]
+	}
+	return &steps.Error{Kind: steps.ErrUsage, Err: fmt.Errorf("cannot do %s: there is no such verb", shown), Hint: hint}
 }
 
 // exactArgs wants the named arguments, no more and no fewer.

@@ -144,6 +144,11 @@ func (s *session) enter(ctx context.Context, root *jail.Root, dir string, m *man
 		}
 		return errors.Join(err, manifest.Remove(s.stateDir()))
 	}
+	if known && (before.Inode != who.Inode || before.FSID != who.FSID) {
+		if err = steps.Retire(s.stateDir()); err != nil {
+			return nil, errors.Join(err, forget())
+		}
+	}
 	if known {
 		if old, err = manifest.Load(s.stateDir()); err != nil {
 			return nil, err

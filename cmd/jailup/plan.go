@@ -21,6 +21,7 @@ import (
 type planFlags struct {
 	file     string
 	detailed bool
+	adopt    bool
 }
 
 func (a *app) planVerb() *cobra.Command {
@@ -39,29 +40,33 @@ func (a *app) planVerb() *cobra.Command {
 			if err := s.server(args[0]); err != nil {
 				return s.refuse(err)
 			}
-			return a.preview(cmd.Context(), s, f, false)
+			return a.preview(cmd.Context(), s, f)
 		},
 	}
 	a.common(cmd, false)
 	a.settings(cmd.Flags(), sourceFlags...)
 	a.settings(cmd.Flags(), "rehearse", "conf")
 	cmd.Flags().StringVarP(&f.file, "out", "o", "", "write the plan as JSON to `file`")
+	cmd.Flags().BoolVar(&f.adopt, "adopt", false, "as of upgrade: replace an executable that no package knows")
 	cmd.Flags().BoolVar(&f.detailed, "detailed-exitcode", false, "exit 2 where there are changes to make")
 	return cmd
 }
 
-func (a *app) preview(ctx context.Context, s *session, f planFlags, adopt bool) error {
+func (a *app) preview(ctx context.Context, s *session, f planFlags) error {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	if _, err := s.openJail(); err != nil {
 		return s.refuse(err)
 	}
 	s.events.RunStart(event.RunStart{Verb: "plan", Server: s.recipe.Name, Jail: s.root.Path(), Version: version()})
+	if s.id != "" {
+		s.tellWhatIsOpen()
+	}
 	e, err := s.env()
 	if err != nil {
 		return s.fail(err)
 	}
-	e.Options.Adopt = adopt
+	e.Options.Adopt = f.adopt
 	if s.id == "" {
 		e.StateDir = ""
 	}

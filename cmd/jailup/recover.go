@@ -48,6 +48,9 @@ func (s *session) recoverJail(ctx context.Context) error {
 	if err != nil {
 		return s.fail(err)
 	}
+	if !known && s.trouble != nil {
+		return s.fail(s.trouble) // it may name the state that knows this jail
+	}
 	if !known {
 		s.events.Notice(event.Info, "jailup does not know this jail: there is nothing to recover", "")
 		return s.finish(nil, steps.Outcome{Result: event.Recovered})
@@ -73,6 +76,9 @@ func (a *app) recoverAll(ctx context.Context) error {
 	jails, err := s.registry.List()
 	if err != nil {
 		return s.fail(err)
+	}
+	if len(jails) == 0 && s.trouble != nil {
+		return s.fail(s.trouble)
 	}
 	s.ui.Close()
 	worst := 0

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -54,6 +55,8 @@ type session struct {
 	record *os.File
 	lock   *journal.Lock
 	began  time.Time
+
+	trouble error // of the configuration, where a recovery goes on without it
 }
 
 // configuration reads the configuration files and the recipes.
@@ -116,7 +119,7 @@ func (a *app) open(verb string) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	if state != *usual.StateDir {
+	if realPath(state) != realPath(*usual.StateDir) {
 		// Snapshots and locks go with the state, so that a private state is
 		// private, and one state has one lock however it was named.
 		dirs.Snapshots, dirs.Run = filepath.Join(state, "snapshots"), filepath.Join(state, "run")
@@ -131,10 +134,21 @@ func (a *app) open(verb string) (*session, error) {
 	s.registry = journal.OpenRegistry(*s.set.StateDir, s.dirs.Run)
 	s.ui = a.newUI(s.set)
 	s.events = event.New(s.run, nil, s.ui, notify{})
-	if trouble != nil {
+	if s.trouble = trouble; trouble != nil {
 		s.events.Notice(event.Warning, trouble.Error(), "")
 	}
 	return s, nil
+}
+
+// realPath resolves the links of what is there of a path.
+func realPath(p string) string {
+	if real, err := filepath.EvalSymlinks(p); err == nil {
+		return real
+	}
+	if up := filepath.Dir(p); up != p {
+		return filepath.Join(realPath(up), filepath.Base(p))
+	}
+	return p
 }
 
 func runID() string {
@@ -194,6 +208,8 @@ func (s *session) openJail() (known bool, err error) {
 		switch {
 		case errors.Is(err, fs.ErrNotExist) && s.verb == "recover":
 			hint = "see which jails there are: jailup status"
+		case errors.Is(err, fs.ErrNotExist) && !strings.Contains(s.a.jail, "/"):
+			hint = "no jail of that name is configured in " + filepath.Join(s.dirs.Config, "jails.d") + "; build one with: jailup create SERVER --jail ./" + event.Clean(s.path, 200)
 		case errors.Is(err, fs.ErrNotExist):
 			hint = "build one with: jailup create SERVER --jail " + event.Clean(s.path, 200)
 		}
@@ -275,7 +291,11 @@ func (s *session) env() (*steps.Env, error) {
 	}
 	var err error
 	if e.Options.Checks, err = s.checks(); err != nil {
-		return nil, err
+		if s.verb != "recover" {
+			return nil, err
+		}
+		s.events.Notice(event.Warning, err.Error(), "")
+		e.Options.Checks = checks.Config{}
 	}
 	return e, nil
 }
@@ -290,11 +310,16 @@ func (s *session) checks() (checks.Config, error) {
 	if node.IsZero() {
 		return c, nil
 	}
-	var err error
+	text, err := yaml.Marshal(&node)
+	if err != nil {
+		return c, err
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(text))
+	dec.KnownFields(true) // a misspelt key would be a check that never fails
 	if node.Kind == yaml.SequenceNode {
-		err = node.Decode(&c.Checks)
+		err = dec.Decode(&c.Checks)
 	} else {
-		err = node.Decode(&c)
+		err = dec.Decode(&c)
 	}
 	if err == nil {
 		err = c.Validate()

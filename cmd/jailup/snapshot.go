@@ -41,9 +41,9 @@ before it changes anything, and by "snapshot create".`,
 	return cmd
 }
 
-func (a *app) noSnapshotVerb(_ *cobra.Command, args []string) error {
+func (a *app) noSnapshotVerb(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return usageError("cannot do snapshot %s: there is no such verb", event.Clean(args[0], 60))
+		return noSuchVerb(cmd, args[0], "snapshot "+event.Clean(args[0], 60))
 	}
 	return nil
 }

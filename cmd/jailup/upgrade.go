@@ -56,7 +56,7 @@ func (a *app) upgrade(ctx context.Context, server string, f upgradeFlags) error 
 		return a.createWith(ctx, s)
 	}
 	if f.dryRun {
-		return a.preview(ctx, s, planFlags{}, f.adopt)
+		return a.preview(ctx, s, planFlags{adopt: f.adopt})
 	}
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
@@ -71,7 +71,7 @@ func (a *app) upgrade(ctx context.Context, server string, f upgradeFlags) error 
 
 // facts are those that are known before the first step.
 func (s *session) facts() steps.Facts {
-	return steps.Facts{Verb: s.verb, Server: s.recipe.Name, Jail: s.root.Path(), Grace: s.set.StopTimeout.D(), Soak: s.set.Soak.D(), Deadline: s.set.StartTimeout.D()}
+	return steps.Facts{Verb: s.verb, Server: s.recipe.Name, Jail: s.root.Path(), Grace: s.set.StopTimeout.D(), Soak: s.set.Soak.D(), Deadline: s.set.StartTimeout.D(), Keep: *s.set.Keep}
 }
 
 func (a *app) rollbackVerb() *cobra.Command {

@@ -40,7 +40,7 @@ func TestGoingBackLosesNoVersion(t *testing.T) {
 	now, err := os.ReadFile(conf)
 	require.NoError(t, err)
 	require.Equal(t, "# edited\n", string(now))
-	kept, err := filepath.Glob(filepath.Join(h.dir, "state/*/runs/*/evidence/old~etc~nginx~fastcgi.conf"))
+	kept, err := filepath.Glob(filepath.Join(h.dir, "state/*/runs/*/evidence/old-*-fastcgi.conf"))
 	require.NoError(t, err)
 	require.Len(t, kept, 1)
 	saved, err := os.ReadFile(kept[0])
@@ -81,4 +81,73 @@ func TestWhatIsToldAtTheEnd(t *testing.T) {
 	require.Contains(t, r.err(), "nothing is changed")
 	require.Empty(t, r.Done["snapshot"])
 	require.NotContains(t, r.err(), "context")
+}
+
+// A file that is no longer what was installed is put back, though the sources
+// offer nothing newer.
+func TestStrayedFilesArePutBack(t *testing.T) {
+	t.Parallel()
+	j, pair := oldJail(t)
+	h := newHost(t, pair.New, pair.Old)
+	h.must(0, "upgraded", "upgrade", "nginx", "--jail", j.Dir, "--soak", "500ms")
+	old, err := os.ReadFile(filepath.Join(lab.Unpacked(t, pair.Old), "usr/sbin/nginx"))
+	require.NoError(t, err)
+	exe := filepath.Join(j.Dir, "usr/sbin/nginx")
+	require.NoError(t, os.Remove(exe))
+	lab.WriteProgram(t, exe, old)
+	r := h.must(0, "upgraded", "upgrade", "nginx", "--jail", j.Dir, "--soak", "500ms")
+	require.Contains(t, r.Stdout, "no longer what was installed")
+	requireSameFile(t, filepath.Join(lab.Unpacked(t, pair.New), "usr/sbin/nginx"), exe)
+	h.must(0, "current", "upgrade", "nginx", "--jail", j.Dir)
+}
+
+// A mistake that lies in the configuration of a running server: it would not
+// start again, so it is not stopped.
+func TestAServerThatWouldNotStartAgain(t *testing.T) {
+	t.Parallel()
+	j, pair, h := createdJail(t)
+	h.debs = newHost(t, pair.New, pair.Old).debs
+	require.NoError(t, os.WriteFile(filepath.Join(j.Dir, "etc/nginx/conf.d/bad.conf"), []byte("server { lisen 1; }\n"), 0o644))
+	pid := j.MasterPID()
+	r := h.must(1, "failed", "upgrade", "nginx", "--jail", j.Dir)
+	require.Contains(t, r.err(), "lisen")
+	require.Contains(t, r.Done["hint"], "--rehearse=false")
+	require.Equal(t, pid, j.MasterPID())
+}
+
+// What a deleted jail left behind is not applied to a new one of its name.
+func TestANewJailOfAnOldName(t *testing.T) {
+	t.Parallel()
+	j, pair, h := createdJail(t)
+	h.debs = newHost(t, pair.New, pair.Old).debs
+	h.must(0, "upgraded", "upgrade", "nginx", "--jail", j.Dir, "--soak", "500ms")
+	j.Stop(t)
+	require.NoError(t, os.RemoveAll(j.Dir))
+	h.must(0, "created", "create", "nginx", "--jail", j.Dir, "--listen", "127.0.0.1:"+strconv.Itoa(j.Port))
+	fresh := stateless(t, j.Dir)
+	h.must(1, "failed", "rollback", "--jail", j.Dir)
+	h.must(0, "recovered", "recover", "--jail", j.Dir)
+	require.Empty(t, lab.DiffTrees(fresh, stateless(t, j.Dir)))
+}
+
+// Certificates and the like may be mounted into a jail: the sandbox has them.
+func TestRehearsalSeesTheMountsOfTheJail(t *testing.T) {
+	lab.Need(t, "root", "apt", "mounts")
+	if lab.InPrivateMounts(t) {
+		return
+	}
+	pair := lab.NginxPair(t)
+	j := lab.HandMadeJail(t, pair.Old, lab.InMemory(), lab.WithConf(`
+user www-data;
+error_log /var/log/nginx/error.log;
+events {}
+http { access_log off; include /etc/nginx/shared/must.conf; }`))
+	shared := lab.ShmDir(t)
+	require.NoError(t, os.WriteFile(filepath.Join(shared, "must.conf"), []byte("server { listen 127.0.0.1:"+strconv.Itoa(j.Port)+"; root /srv/www; }\n"), 0o644))
+	at := filepath.Join(j.Dir, "etc/nginx/shared")
+	require.NoError(t, os.Mkdir(at, 0o755))
+	require.NoError(t, unix.Mount(shared, at, "", unix.MS_BIND, ""))
+	t.Cleanup(func() { _ = unix.Unmount(at, unix.MNT_DETACH) })
+	j.Start(t)
+	newHost(t, pair.New, pair.Old).must(0, "upgraded", "upgrade", "nginx", "--jail", j.Dir, "--soak", "500ms")
 }

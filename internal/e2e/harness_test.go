@@ -36,7 +36,7 @@ func program(t testing.TB, faults bool) string {
 	defer built.Unlock()
 	if built.dir == "" {
 		// In the cache, because it must outlive the test that builds it.
-		built.dir = filepath.Join(lab.Cache(t), "bin-"+strconv.Itoa(os.Getpid()))
+		built.dir = filepath.Join(lab.Cache(t), "e2e-bin")
 		require.NoError(t, os.MkdirAll(built.dir, 0o755))
 	}
 	p, tags := &built.shipit, ""
@@ -45,10 +45,13 @@ func program(t testing.TB, faults bool) string {
 	}
 	if *p == "" {
 		out := filepath.Join(built.dir, "jailup"+tags)
-		cmd := exec.Command("go", "build", "-tags", tags, "-o", out, "../../cmd/jailup")
+		// A run beside this one may have the name in use: what it runs stays.
+		fresh := out + "." + strconv.Itoa(os.Getpid())
+		cmd := exec.Command("go", "build", "-tags", tags, "-o", fresh, "../../cmd/jailup")
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		msg, err := cmd.CombinedOutput()
 		require.NoError(t, err, string(msg))
+		require.NoError(t, os.Rename(fresh, out))
 		*p = out
 	}
 	return *p

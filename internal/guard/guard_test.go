@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -197,6 +198,11 @@ func TestRunDies(t *testing.T) {
 // which the guardian is none.
 func TestTerminalCloses(t *testing.T) {
 	t.Parallel()
+	// Where the tests were started with SIGHUP ignored (nohup), the run would be as
+	// well; what is caught here is at its default there.
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, unix.SIGHUP)
+	defer signal.Stop(hangups)
 	ptmx, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
 		lab.Need(t, "root")

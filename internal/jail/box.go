@@ -134,6 +134,15 @@ func makeView(jailPath string, room int64) (string, error) {
 	if given.Dev != lower.dev || given.Ino != lower.ino {
 		return "", fmt.Errorf("%s is no longer the jail", jailPath)
 	}
+	below, err := lower.mountsBelow()
+	if err != nil {
+		return "", err
+	}
+	defer func() {
+		for _, m := range below {
+			m.dir.Close()
+		}
+	}()
 	if err := mount("tmpfs", boxDir, "tmpfs", unix.MS_NOSUID, fmt.Sprintf("mode=0700,size=%d", room)); err != nil {
 		return "", err
 	}
@@ -152,6 +161,9 @@ func makeView(jailPath string, room int64) (string, error) {
 		return "", err
 	}
 	defer root.Close()
+	for _, m := range below {
+		m.show(root)
+	}
 	if d, err := root.OpenDir("/dev"); err == nil {
 		defer d.Close()
 		target := fmt.Sprintf("/proc/self/fd/%d", d.Fd())
