@@ -227,6 +227,8 @@ func TestServedWhileItIsUpgraded(t *testing.T) {
 	}
 	require.Greater(t, good, 100)
 	reported := time.Duration(r.Done["downtime_ms"].(float64)) * time.Millisecond
-	// The prober looks 20 times a second: it may see up to two periods more.
-	require.InDelta(t, longest.Seconds(), reported.Seconds(), 0.25, "seen %s, reported %s", longest, reported)
+	// The prober looks 20 times a second and may see two periods more; the rest is
+	// for a busy machine, on which either of the two may be kept waiting.
+	require.Positive(t, reported)
+	require.InDelta(t, longest.Seconds(), reported.Seconds(), 1, "seen %s, reported %s", longest, reported)
 }
