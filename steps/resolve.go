@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -39,12 +40,14 @@ func (s *resolve) Do(ctx context.Context, run *Run) error {
 	return nil
 }
 
-// strayed tells whether files of packages are no longer what was installed: a
-// backup that was restored, a hand in the jail. They are put back.
+// strayed tells whether programs or libraries are no longer what was installed: a
+// backup that was restored, a hand in the jail. They are put back. A page or
+// another file that an administrator changed is no reason to stop a server.
 func (e *Env) strayed() bool {
 	var list []string
 	for _, f := range e.old.Files {
-		if f.Package == "" || f.Conf || f.SHA256 == "" && f.Link == "" || recipes.Match(e.Recipe.State, f.Path) || strings.HasPrefix(f.Path, "/etc/") {
+		loaded := strings.Contains(path.Base(f.Path), ".so") || f.Link == "" && f.Mode&0o111 != 0
+		if f.Package == "" || f.Conf || !loaded || recipes.Match(e.Recipe.State, f.Path) {
 			continue
 		}
 		d, base, err := e.Root.OpenParent(f.Path)
@@ -60,7 +63,7 @@ func (e *Env) strayed() bool {
 	if len(list) == 0 {
 		return false
 	}
-	e.note(event.Warning, fmt.Sprintf("%d files are no longer what was installed, and are put back: %s", len(list), strings.Join(list[:min(5, len(list))], ", ")), "")
+	e.note(event.Warning, fmt.Sprintf("%d programs or libraries are no longer what was installed, and are put back: %s", len(list), strings.Join(list[:min(5, len(list))], ", ")), "")
 	return true
 }
 

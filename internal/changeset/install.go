@@ -299,11 +299,19 @@ func (w *Worker) exchange(jailDir int, base string, op *Op, expect, in *State) e
 	if err == nil && ok && w.Inside {
 		ok, err = w.is(jailDir, base, in)
 	}
+	return orBack(op, ok, err, func() error {
+		return sys.Renameat2(stage, op.Stage, jailDir, base, unix.RENAME_EXCHANGE)
+	})
+}
+
+// orBack ends a move whose result was looked at: where it is not what was
+// expected, or could not be told, the move is taken back.
+func orBack(op *Op, ok bool, err error, back func() error) error {
 	if err == nil && ok {
 		return nil
 	}
-	if back := sys.Renameat2(stage, op.Stage, jailDir, base, unix.RENAME_EXCHANGE); back != nil {
-		return errors.Join(err, fmt.Errorf("and it cannot be put back: %w", back))
+	if berr := back(); berr != nil {
+		return errors.Join(err, fmt.Errorf("and it cannot be put back: %w", berr))
 	}
 	if err != nil {
 		return err
@@ -326,16 +334,9 @@ func (w *Worker) takeOut(jailDir int, base string, op *Op, expect *State) error 
 		return err
 	}
 	ok, err := w.is(stage, op.Stage, expect)
-	if err == nil && ok {
-		return nil
-	}
-	if back := sys.Renameat2(stage, op.Stage, jailDir, base, unix.RENAME_NOREPLACE); back != nil {
-		return errors.Join(err, fmt.Errorf("and it cannot be put back: %w", back))
-	}
-	if err != nil {
-		return err
-	}
-	return &ForeignError{Path: op.Path}
+	return orBack(op, ok, err, func() error {
+		return sys.Renameat2(stage, op.Stage, jailDir, base, unix.RENAME_NOREPLACE)
+	})
 }
 
 // mkdir makes a directory; settle gives it its owner and all else.

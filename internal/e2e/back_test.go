@@ -101,6 +101,20 @@ func TestStrayedFilesArePutBack(t *testing.T) {
 	h.must(0, "current", "upgrade", "nginx", "--jail", j.Dir)
 }
 
+// A page of the package that an administrator changed is no reason to stop.
+func TestAChangedPageStopsNothing(t *testing.T) {
+	t.Parallel()
+	j, _, h := createdJail(t)
+	page := filepath.Join(j.Dir, "usr/share/nginx/html/index.html")
+	require.NoError(t, os.WriteFile(page, []byte("mine"), 0o644))
+	pid := j.MasterPID()
+	h.must(0, "current", "upgrade", "nginx", "--jail", j.Dir)
+	require.Equal(t, pid, j.MasterPID())
+	text, err := os.ReadFile(page)
+	require.NoError(t, err)
+	require.Equal(t, "mine", string(text))
+}
+
 // A mistake that lies in the configuration of a running server: it would not
 // start again, so it is not stopped.
 func TestAServerThatWouldNotStartAgain(t *testing.T) {

@@ -20,6 +20,7 @@ import (
 	"path/filepath"
 	"sort"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -151,12 +152,14 @@ func wrap(op, p string, err error) error {
 
 const resolveIn = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS
 
-// open resolves p in the jail. openat2 answers EAGAIN when a rename anywhere
-// raced with the walk; it is tried again, for a while.
+// open resolves p in the jail. openat2 answers EAGAIN when ".." was walked and a
+// rename raced with it, anywhere on the machine; it is tried again with growing
+// pauses, for half a second: somebody who renames all the time must not make a
+// path look as if it were not there.
 func (r *Root) open(p string, flags, resolve uint64) (int, error) {
 	how := unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: resolve}
 	var err error
-	for range 200 {
+	for try := range 100 {
 		var fd int
 		fd, err = unix.Openat2(r.Fd(), rel(p), &how)
 		if err == nil {
@@ -165,6 +168,7 @@ func (r *Root) open(p string, flags, resolve uint64) (int, error) {
 		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
 			break
 		}
+		time.Sleep(time.Duration(try) * 100 * time.Microsecond)
 	}
 	return -1, err
 }
