@@ -16,10 +16,13 @@ import (
 const fresh = 24 * time.Hour
 
 // apt runs apt's own programs on a private root: lists, caches and settings in
-// a folder of the test cache, sources and keyrings those of the host. So it
-// needs no root, and the host's apt state stays as it is.
+// a folder of the test cache, sources and keyrings those of the host, or those
+// of another suite of its archive. So it needs no root, and the host's apt state
+// stays as it is.
 type apt struct {
-	dir string // of the test cache
+	dir     string // of the test cache
+	suite   string // "" for the host's own sources
+	sources string // where suite is set: the sources, in apt's one-line form
 }
 
 // aptRoot brings the index up to date, at most once a day and once for all
@@ -27,6 +30,24 @@ type apt struct {
 func aptRoot(t testing.TB) (*apt, error) {
 	a := &apt{dir: filepath.Join(Cache(t), "apt")}
 	return a, withLock("apt", a.update)
+}
+
+// aptSuite is aptRoot for a suite of the host's archive; "" and the host's own
+// are the host's sources as they are.
+func aptSuite(t testing.TB, suite string) (*apt, error) {
+	host, err := aptRoot(t)
+	if err != nil || suite == "" {
+		return host, err
+	}
+	archive, err := host.archive()
+	if err != nil {
+		return nil, err
+	}
+	if suite == archive.codename {
+		return host, nil
+	}
+	a := &apt{dir: filepath.Join(Cache(t), "apt-"+suite), suite: suite, sources: archive.sources(suite)}
+	return a, withLock("apt-"+suite, a.update)
 }
 
 func (a *apt) update() error {
@@ -48,6 +69,9 @@ func (a *apt) update() error {
 	versions, err := a.versions("nginx")
 	if err == nil && len(versions) > 0 {
 		return os.WriteFile(stamp, nil, 0o644)
+	}
+	if uerr != nil && a.suite != "" {
+		return fmt.Errorf("cannot read the suite %s of this machine's archive: %w: %s", a.suite, uerr, tail(out))
 	}
 	if uerr != nil {
 		return fmt.Errorf("cannot update the package index: %w: %s", uerr, tail(out))
@@ -77,6 +101,15 @@ func (a *apt) writeConf() error {
 	fmt.Fprintf(&b, "Dir::Etc::preferences \"/dev/null\";\nDir::Etc::preferencesparts %q;\n", filepath.Join(a.dir, "empty"))
 	fmt.Fprintf(&b, "Dir::State %q;\nDir::State::lists %q;\nDir::State::status %q;\n", a.dir, filepath.Join(a.dir, "lists"), status)
 	fmt.Fprintf(&b, "Dir::Cache %q;\nDir::Log %q;\n", filepath.Join(a.dir, "cache"), filepath.Join(a.dir, "log"))
+	if a.suite != "" {
+		list := filepath.Join(a.dir, "sources.list")
+		if err := os.WriteFile(list, []byte(a.sources), 0o644); err != nil {
+			return err
+		}
+		fmt.Fprintf(&b, "Dir::Etc::sourcelist %q;\nDir::Etc::sourceparts %q;\n", list, filepath.Join(a.dir, "empty"))
+		// A release that is no longer looked after has an index that expired.
+		b.WriteString("Acquire::Check-Valid-Until \"false\";\n")
+	}
 	b.WriteString("APT::Sandbox::User \"\";\nAcquire::Languages { \"none\"; };\nAcquire::Retries \"3\";\n")
 	return os.WriteFile(filepath.Join(a.dir, "apt.conf"), b.Bytes(), 0o644)
 }
@@ -97,7 +130,7 @@ type stanza map[string]string
 func (a *apt) show(names ...string) ([]stanza, error) {
 	out, err := a.run("", "apt-cache", append([]string{"show", "--"}, names...)...)
 	stanzas := parseStanzas(out)
-	if err != nil && len(stanzas) == 0 {
+	if err != nil && len(stanzas) == 0 && !strings.Contains(out, "No packages found") {
 		return nil, fmt.Errorf("apt-cache show %s: %w: %s", strings.Join(names, " "), err, tail(out))
 	}
 	return stanzas, nil

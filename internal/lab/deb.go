@@ -62,6 +62,14 @@ func parseControl(text string) *Control {
 	return c
 }
 
+func controlOf(deb string) (*Control, error) {
+	out, err := exec.Command("dpkg-deb", "-f", deb).Output()
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", filepath.Base(deb), err)
+	}
+	return parseControl(string(out)), nil
+}
+
 // Repack unpacks a package into a folder in memory, lets change alter its
 // files (dir is the root of the package) and its control fields, and packs it
 // again beside it. It returns the path of the new package. The owner of all
@@ -164,14 +172,21 @@ func replaceDebs(dir, to string, debs ...string) error {
 	}
 	for _, d := range debs {
 		dst := filepath.Join(to, filepath.Base(d))
-		if d == dst || os.Link(d, dst) == nil {
+		if d == dst {
 			continue
 		}
-		if err := copyFile(d, dst, 0o644); err != nil {
+		if err := linkOrCopy(d, dst); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func linkOrCopy(src, dst string) error {
+	if os.Link(src, dst) == nil {
+		return nil
+	}
+	return copyFile(src, dst, 0o644)
 }
 
 func debName(path string) string {
@@ -226,15 +241,8 @@ func bumpBinary(path string) error {
 	}
 	n := 0
 	b = serverVersion.ReplaceAllFunc(b, func(v []byte) []byte {
-		v = slices.Clone(v)
-		for i := len(v) - 1; i > 0; i-- {
-			if v[i] >= '0' && v[i] < '9' {
-				v[i] = '9'
-				n++
-				break
-			}
-		}
-		return v
+		n++
+		return []byte(bumpDigits(string(v)))
 	})
 	if n == 0 {
 		return errors.New("no version string in " + filepath.Base(path))
