@@ -17,6 +17,8 @@ type VHost struct {
 	// there ("data:", "engine:", a name with variables).
 	Certificates []string `json:"certificates,omitempty"`
 	Keys         []string `json:"keys,omitempty"`
+	// PHP tells that requests for .php files are handed to PHP.
+	PHP bool `json:"php,omitempty"`
 	// Return holds the arguments of the server's own return directive.
 	Return []string `json:"return,omitempty"`
 	File   string   `json:"file"`
@@ -177,17 +179,6 @@ func (n *Nginx) Daemon() bool {
 func (n *Nginx) Master() bool {
 	d := n.main("master_process")
 	return d == nil || d.Arg(0) != "off"
-}
-
-// Modules returns the files that load_module names, absolute in the jail.
-func (n *Nginx) Modules() []string {
-	var list []string
-	for _, d := range n.Directives {
-		if d.is("load_module") && d.Arg(0) != "" {
-			list = append(list, n.underPrefix(d.Arg(0)))
-		}
-	}
-	return list
 }
 
 // ErrorLogs returns where errors are written, once each, from every block:

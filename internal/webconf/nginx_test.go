@@ -300,7 +300,13 @@ http {
 	require.Equal(t, []string{"web", "staff", "web"}, []string{user, group, n.WorkerUser()})
 	require.False(t, n.Daemon())
 	require.False(t, n.Master())
-	require.Equal(t, []string{"/usr/share/nginx/modules/ngx_a.so", "/usr/lib/b.so"}, n.Modules())
+	var modules []string
+	for _, m := range n.Modules() {
+		modules = append(modules, fmt.Sprintf("%s %s %s:%d", m.Name, m.Path, m.File, m.Line))
+	}
+	require.Equal(t, []string{
+		"ngx_a /usr/share/nginx/modules/ngx_a.so /etc/nginx/nginx.conf:5", "b /usr/lib/b.so /etc/nginx/nginx.conf:6",
+	}, modules)
 	require.Equal(t, []string{"/usr/share/nginx/logs/error.log", "stderr", "syslog:server=log.example:514,tag=x"}, n.ErrorLogs())
 	require.Equal(t, []string{"/var/log/a.log", "/var/log/$host.log"}, n.AccessLogs())
 	require.Equal(t, []string{"one.example", "two.example", "three.example", "four.example", "ns.example", "log.example"}, sorted(n.HostNames(),
