@@ -8,30 +8,37 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"net"
 	"os"
 	"path"
-	"path/filepath"
 	"regexp"
-	"sort"
 	"strconv"
 	"strings"
 	"text/template"
-	"unicode"
 
 	"go.yaml.in/yaml/v3"
-	"golang.org/x/sys/unix"
 )
 
 //go:embed *.yaml
 var embedded embed.FS
 
-// Recipe is one server.
+// Recipe is one server, or a part of one. In the texts of a recipe with Series
+// the word {series} stands for the series and {api} for the number of its binary
+// interface; see At.
 type Recipe struct {
 	Name    string   `yaml:"name"`
 	Aliases []string `yaml:"aliases,omitempty"`
 	Title   string   `yaml:"title"`
+	// Base names a recipe whose entries come before this one's. A recipe that is
+	// Abstract is only a base.
+	Base     string `yaml:"base,omitempty"`
+	Abstract bool   `yaml:"abstract,omitempty"`
+	// Within names the server that this is a part of: it is loaded by that one and
+	// has no processes of its own.
+	Within string `yaml:"within,omitempty"`
+	// Companions are recipes that are upgraded together with this server where the
+	// jail has them, in one transaction. They start before it and stop after it.
+	Companions []string `yaml:"companions,omitempty"`
+	Series     Series   `yaml:"series,omitempty"`
 	// Packages are asked of the source; the first is the server itself.
 	Packages []string `yaml:"packages"`
 	// Owns are globs over package names whose files the jail holds whole.
@@ -41,18 +48,90 @@ type Recipe struct {
 	Executables []string `yaml:"executables"`
 	// Runtime are globs over package paths (usr-merged) that are looked for by
 	// name at run time. "**" stands for any number of directories.
-	Runtime       []string      `yaml:"runtime,omitempty"`
-	Exclude       []string      `yaml:"exclude,omitempty"`
-	Configuration Configuration `yaml:"configuration"`
+	Runtime []string `yaml:"runtime,omitempty"`
+	Exclude []string `yaml:"exclude,omitempty"`
+	// Carry are path prefixes under which another series has the same things.
+	Carry         []string      `yaml:"carry,omitempty"`
+	Modules       Modules       `yaml:"modules,omitempty"`
+	PHP           PHP           `yaml:"php,omitempty"`
+	Effects       Effects       `yaml:"effects,omitempty"`
+	Configuration Configuration `yaml:"configuration,omitempty"`
 	// Version is the command that tells how the server was built.
 	Version []string `yaml:"version,omitempty"`
-	Service Service  `yaml:"service"`
+	Service Service  `yaml:"service,omitempty"`
 	// State are globs over paths that the running server writes.
 	State  []string `yaml:"state,omitempty"`
 	Create Create   `yaml:"create,omitempty"`
 
-	file string
-	text []byte
+	file    string
+	parts   []*Recipe // see Join
+	edition Edition   // see At
+}
+
+// Series tells how a program is packaged whose versions have names of their own
+// (php8.2-fpm, php8.4-fpm), of which several may be installed side by side.
+type Series struct {
+	// Package is the name of the package that there is one of in each series.
+	Package string `yaml:"package"`
+	// Default is the package that depends on the series that a source means.
+	Default string `yaml:"default,omitempty"`
+	// API is the virtual package that tells the binary interface: phpapi-{api}.
+	API string `yaml:"api,omitempty"`
+}
+
+// Modules are what --with can name.
+type Modules struct {
+	// Packages are names that the package of {module} may have, the best one first.
+	Packages []string `yaml:"packages,omitempty"`
+	// Within tells which modules lie in one package: its {module} and what it brings.
+	Within map[string][]string `yaml:"within,omitempty"`
+	// Files is where a module lies: a path with {module} and perhaps {api}.
+	Files string `yaml:"files,omitempty"`
+	// ABI is how modules are compared with the program: nginx, apache, php.
+	ABI string `yaml:"abi,omitempty"`
+}
+
+// PHP tells where the PHP of this part has its settings, and how it is asked
+// about itself.
+type PHP struct {
+	INI        string   `yaml:"ini,omitempty"`        // php.ini
+	Scan       string   `yaml:"scan,omitempty"`       // folder of more
+	Extensions string   `yaml:"extensions,omitempty"` // folder of shared objects
+	Modules    []string `yaml:"modules,omitempty"`    // command that lists what is loaded
+	Info       []string `yaml:"info,omitempty"`       // command that lists all directives
+	Version    []string `yaml:"version,omitempty"`    // command that tells the version
+	Env        []string `yaml:"env,omitempty"`        // of these commands
+}
+
+// Effects are what the packages' maintainer scripts would do, which never run in
+// a file jail.
+type Effects struct {
+	// Copy are configuration files that lie elsewhere in the packages, as with ucf(1).
+	Copy []Copy `yaml:"copy,omitempty"`
+	// Enable are links by which what is there is switched on.
+	Enable []Enable `yaml:"enable,omitempty"`
+}
+
+// Copy makes a file of the packages a configuration file. From is a glob; To is a
+// path, or a folder where it ends with a slash.
+type Copy struct {
+	From string `yaml:"from"`
+	To   string `yaml:"to"`
+}
+
+// Enable makes links in the folder To to the files that From fits.
+type Enable struct {
+	From string `yaml:"from"`
+	To   string `yaml:"to"`
+	// Priority is the number before the link's name where the file names none (a
+	// line "; priority=NN"); 0 puts no number there.
+	Priority int `yaml:"priority,omitempty"`
+	// Names are those that are switched on; all where it is empty. Not are those
+	// that this part switches off again.
+	Names []string `yaml:"names,omitempty"`
+	Not   []string `yaml:"not,omitempty"`
+	// Relative links begin with "..", as a2enmod makes them.
+	Relative bool `yaml:"relative,omitempty"`
 }
 
 // Configuration tells where the server's configuration is and how it is tested.
@@ -62,6 +141,11 @@ type Configuration struct {
 	Test   []string `yaml:"test"`
 	// Option of the command line names another file than Main.
 	Option string `yaml:"option,omitempty"`
+	// Environment is a file of shell variables that the configuration uses.
+	Environment string `yaml:"environment,omitempty"`
+	// Fails are regular expressions over the lines of Test's output: one that fits
+	// is a failure, whatever the exit status says.
+	Fails []string `yaml:"fails,omitempty"`
 }
 
 // Service tells how the server is started and which signals it knows.
@@ -77,6 +161,9 @@ type Service struct {
 	OneShot []string `yaml:"one_shot,omitempty"`
 	// QuitOnce: a second quit signal would end connections at once.
 	QuitOnce bool `yaml:"quit_once,omitempty"`
+	// Environment are globs over names of variables that the server is started
+	// with: those of the running server, else of Configuration.Environment.
+	Environment []string `yaml:"environment,omitempty"`
 }
 
 // Option is one of the command line. Two servers that differ in an Instance
@@ -138,85 +225,23 @@ type File struct {
 	Content string `yaml:"content"`
 }
 
+// Values are what the templates of Create.Files may use.
+type Values struct {
+	Listen string          // ADDR:PORT; "" where the server gets none
+	With   map[string]bool // the parts of the jail
+}
+
 // Render fills in the template.
-func (f File) Render(listen string) (string, error) {
+func (f File) Render(v Values) (string, error) {
 	t, err := template.New(f.Path).Option("missingkey=error").Parse(f.Content)
 	if err != nil {
 		return "", fmt.Errorf("cannot make %s: %w", f.Path, err)
 	}
 	var b strings.Builder
-	if err := t.Execute(&b, struct{ Listen string }{listen}); err != nil {
-		return "", fmt.Errorf("cannot make %s: %w", f.Path, err)
+	if err := t.Execute(&b, v); err != nil {
+		return "", fmt.Errorf("cannot make %s: %s", f.Path, goTypeRE.ReplaceAllString(err.Error(), ""))
 	}
 	return b.String(), nil
-}
-
-// Set is a list of recipes.
-type Set struct{ list []*Recipe }
-
-// Load reads the embedded recipes and those of dir (*.yaml), which may be empty
-// or missing; a recipe of dir takes the place of an embedded one of its name.
-func Load(dir string) (*Set, error) {
-	s := &Set{}
-	names, err := fs.Glob(embedded, "*.yaml")
-	if err != nil {
-		return nil, err
-	}
-	for _, n := range names {
-		data, err := embedded.ReadFile(n)
-		if err != nil {
-			return nil, err
-		}
-		r, err := Parse(n, data)
-		if err != nil {
-			return nil, err
-		}
-		s.put(r)
-	}
-	if dir == "" {
-		return s, nil
-	}
-	files, err := filepath.Glob(filepath.Join(dir, "*.yaml"))
-	if err != nil {
-		return nil, err
-	}
-	for _, f := range files {
-		r, err := ReadFile(f)
-		if err != nil {
-			return nil, err
-		}
-		s.put(r)
-	}
-	return s, nil
-}
-
-func (s *Set) put(r *Recipe) {
-	for i, old := range s.list {
-		if old.Name == r.Name {
-			s.list[i] = r
-			return
-		}
-	}
-	s.list = append(s.list, r)
-	sort.Slice(s.list, func(i, k int) bool { return s.list[i].Name < s.list[k].Name })
-}
-
-// All returns the recipes, sorted by name.
-func (s *Set) All() []*Recipe { return s.list }
-
-// Find returns the recipe with that name or alias.
-func (s *Set) Find(name string) (*Recipe, bool) {
-	for _, r := range s.list {
-		if r.Name == name {
-			return r, true
-		}
-		for _, a := range r.Aliases {
-			if a == name {
-				return r, true
-			}
-		}
-	}
-	return nil, false
 }
 
 const maxSize = 1 << 20
@@ -240,16 +265,19 @@ func ReadFile(file string) (*Recipe, error) {
 	return Parse(file, data)
 }
 
-// Parse reads one recipe strictly: an unknown key is an error with its line.
+// Parse reads one recipe strictly: an unknown key is an error with its line. A
+// recipe with a base is returned with the base's entries in it.
 func Parse(file string, data []byte) (*Recipe, error) {
-	dec := yaml.NewDecoder(bytes.NewReader(data))
-	dec.KnownFields(true)
-	r := &Recipe{file: file, text: data}
-	if err := dec.Decode(r); err != nil {
-		return nil, fmt.Errorf("cannot read recipe %s: %s", file, oneLine(err))
+	r, err := decode(file, data)
+	if err != nil {
+		return nil, err
 	}
-	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("cannot read recipe %s: more than one document", file)
+	if r.Base != "" {
+		base, err := embeddedBase(r.Base)
+		if err != nil {
+			return nil, fmt.Errorf("cannot read recipe %s: base: %w", file, err)
+		}
+		r.inherit(base)
 	}
 	if err := r.validate(); err != nil {
 		return nil, fmt.Errorf("cannot read recipe %s: %w", file, err)
@@ -257,7 +285,42 @@ func Parse(file string, data []byte) (*Recipe, error) {
 	return r, nil
 }
 
-var goTypeRE = regexp.MustCompile(` (in|into) (type )?[a-z]+\.[A-Za-z]+`)
+func decode(file string, data []byte) (*Recipe, error) {
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	dec.KnownFields(true)
+	r := &Recipe{file: file}
+	if err := dec.Decode(r); err != nil {
+		return nil, fmt.Errorf("cannot read recipe %s: %s", file, oneLine(err))
+	}
+	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("cannot read recipe %s: more than one document", file)
+	}
+	return r, nil
+}
+
+func embeddedBase(name string) (*Recipe, error) {
+	data, err := embedded.ReadFile(path.Base(name) + ".yaml")
+	if err != nil {
+		return nil, fmt.Errorf("there is no recipe %s to build on", name)
+	}
+	b, err := decode(name+".yaml", data)
+	switch {
+	case err != nil:
+		return nil, err
+	case !b.Abstract:
+		return nil, fmt.Errorf("recipe %s is no base", name)
+	case b.Base == "" || b.Base == name:
+		return b, nil
+	}
+	under, err := embeddedBase(b.Base)
+	if err != nil {
+		return nil, err
+	}
+	b.inherit(under)
+	return b, nil
+}
+
+var goTypeRE = regexp.MustCompile(` (in|into) (type )?\[?[a-z]+\.[A-Za-z]+`)
 
 // oneLine makes the reader's error fit for people, who know no Go types.
 func oneLine(err error) string {
@@ -271,134 +334,17 @@ func oneLine(err error) string {
 // File says where the recipe was read from.
 func (r *Recipe) File() string { return r.file }
 
-// Text is the YAML that the recipe was read from.
-func (r *Recipe) Text() []byte { return r.text }
+// Text is the recipe as YAML, its base's entries included.
+func (r *Recipe) Text() ([]byte, error) {
+	text, err := yaml.Marshal(r)
+	if err != nil {
+		return nil, fmt.Errorf("cannot write recipe %s: %w", r.Name, err)
+	}
+	return text, nil
+}
 
 // Server is the package that gives the jail its version.
 func (r *Recipe) Server() string { return r.Packages[0] }
 
-var nameRE = regexp.MustCompile(`^[a-z0-9][a-z0-9.+-]*$`)
-
-// readers are the configuration readers that there are.
-var readers = map[string]bool{"nginx": true}
-
-func (r *Recipe) validate() error {
-	switch {
-	case !nameRE.MatchString(r.Name):
-		return fmt.Errorf("name: %q is no name (lower case letters, digits, + - .)", r.Name)
-	case len(r.Packages) == 0:
-		return errors.New("packages: at least one is needed")
-	case len(r.Executables) == 0:
-		return errors.New("executables: at least one is needed")
-	case len(r.Service.Start) == 0:
-		return errors.New("service.start: the command that starts the server is needed")
-	case !readers[r.Configuration.Reader]:
-		return fmt.Errorf("configuration.reader: %q is not known (nginx)", r.Configuration.Reader)
-	}
-	for _, p := range r.Packages {
-		if !nameRE.MatchString(p) {
-			return fmt.Errorf("packages: %q is no package name", p)
-		}
-	}
-	for _, a := range r.Aliases {
-		if !nameRE.MatchString(a) {
-			return fmt.Errorf("aliases: %q is no name", a)
-		}
-	}
-	for key, globs := range map[string][]string{"owns": r.Owns, "without": r.Without} {
-		for _, g := range globs {
-			if err := checkGlob(g); err != nil {
-				return fmt.Errorf("%s: %q: %w", key, g, err)
-			}
-		}
-	}
-	for _, s := range []struct{ key, name string }{{"quit", r.Service.Quit}, {"term", r.Service.Term}, {"reload", r.Service.Reload}} {
-		if unix.SignalNum(s.name) == 0 {
-			return fmt.Errorf("service.%s: %q is no signal (SIGTERM, say)", s.key, s.name)
-		}
-	}
-	for _, l := range []struct {
-		key   string
-		paths []string
-	}{
-		{"executables", r.Executables}, {"runtime", r.Runtime}, {"exclude", r.Exclude}, {"state", r.State},
-		{"service.start", r.Service.Start[:1]}, {"service.pid_files", r.Service.PIDFiles},
-		{"configuration.main", []string{r.Configuration.Main}}, {"configuration.test", first(r.Configuration.Test)}, {"version", first(r.Version)},
-	} {
-		for _, p := range l.paths {
-			if !absolute(p) {
-				return fmt.Errorf("%s: %q is no absolute path", l.key, p)
-			}
-			if err := checkGlob(p); err != nil {
-				return fmt.Errorf("%s: %q: %w", l.key, p, err)
-			}
-		}
-	}
-	return r.Create.validate()
-}
-
-// absolute tells whether a path is absolute and clean, so that it says what it
-// means, and can be shown.
-func absolute(p string) bool {
-	return path.IsAbs(p) && path.Clean(p) == p && !strings.ContainsFunc(p, unicode.IsControl)
-}
-
-func first(argv []string) []string { return argv[:min(1, len(argv))] }
-
-func (c *Create) validate() error {
-	if c.Listen != "" {
-		if err := CheckListen(c.Listen); err != nil {
-			return fmt.Errorf("create.listen: %w", err)
-		}
-	}
-	users, groups := map[string]bool{"": true}, map[string]bool{"": true}
-	for _, u := range c.Users {
-		if !nameRE.MatchString(u.Name) || u.UID < 0 || u.GID < 0 || strings.ContainsAny(u.Home+u.Shell, ":\n") {
-			return fmt.Errorf("create.users: %q is no user", u.Name)
-		}
-		users[u.Name] = true
-	}
-	for _, g := range c.Groups {
-		if !nameRE.MatchString(g.Name) || g.GID < 0 {
-			return fmt.Errorf("create.groups: %q is no group", g.Name)
-		}
-		groups[g.Name] = true
-	}
-	for _, d := range c.Dirs {
-		if _, err := strconv.ParseUint(d.Mode, 8, 12); err != nil || !absolute(d.Path) {
-			return fmt.Errorf("create.dirs: %q needs an absolute path and an octal mode", d.Path)
-		}
-		if !users[d.Owner] || !groups[d.Group] {
-			return fmt.Errorf("create.dirs: %s: no such user or group in create", d.Path)
-		}
-	}
-	for _, l := range c.Links {
-		if !absolute(l.Path) || l.To == "" {
-			return fmt.Errorf("create.links: %q needs an absolute path and a target", l.Path)
-		}
-	}
-	for _, f := range c.Files {
-		if !absolute(f.Path) {
-			return fmt.Errorf("create.files: %q is no absolute path", f.Path)
-		}
-		if _, err := f.Render("127.0.0.1:80"); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// CheckListen accepts ADDR:PORT with a literal address, and *:PORT.
-func CheckListen(s string) error {
-	host, port, err := net.SplitHostPort(s)
-	if err != nil {
-		return fmt.Errorf("%q is not ADDR:PORT", s)
-	}
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-		return fmt.Errorf("%q is no port (1 to 65535)", port)
-	}
-	if host != "*" && net.ParseIP(host) == nil {
-		return fmt.Errorf("%q is no IP address", host)
-	}
-	return nil
-}
+// HasProcesses tells whether this is a server, and not only a part within one.
+func (r *Recipe) HasProcesses() bool { return r.Within == "" }

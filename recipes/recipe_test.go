@@ -113,7 +113,7 @@ func TestParse(t *testing.T) {
 	require.Equal(t, "srv.yaml", r.File())
 	require.Equal(t, "srv", r.Server())
 	require.EqualValues(t, 0o1777, r.Create.Dirs[0].Perm())
-	text, err := r.Create.Files[0].Render("127.0.0.1:8080")
+	text, err := r.Create.Files[0].Render(Values{Listen: "127.0.0.1:8080"})
 	require.NoError(t, err)
 	require.Equal(t, "listen 127.0.0.1:8080;\n", text)
 }
@@ -199,20 +199,39 @@ func TestEmbedded(t *testing.T) {
 	require.NoError(t, err)
 	files, err := filepath.Glob("*.yaml")
 	require.NoError(t, err)
-	require.Len(t, s.All(), len(files))
+	abstract := 0
+	for _, f := range files {
+		text, err := os.ReadFile(f)
+		require.NoError(t, err)
+		abstract += strings.Count(string(text), "\nabstract: true\n")
+	}
+	require.Len(t, s.All(), len(files)-abstract)
+	logs := map[string]string{"nginx": "/var/log/nginx/error.log", "apache": "/var/log/apache2/error.log", "php-fpm": "/var/log/php8.2-fpm.log"}
 	seen := map[string]string{}
 	for _, r := range s.All() {
 		require.Equal(t, r.Name+".yaml", path.Base(r.File()))
 		require.NotEmpty(t, r.Title, r.Name)
-		require.NotEmpty(t, r.Configuration.Test, r.Name)
 		require.NotEmpty(t, r.State, r.Name)
-		require.NotEmpty(t, r.Create.Listen, "%s: create makes a server that answers", r.Name)
-		require.True(t, Match(r.State, "/var/log/"+r.Name+"/error.log") || Match(r.State, "/var/log/x/error.log"), "%s: its logs are state", r.Name)
+		for _, c := range r.Companions {
+			_, ok := s.Find(c)
+			require.True(t, ok, "%s: no recipe %s", r.Name, c)
+		}
+		if !r.HasProcesses() {
+			_, ok := s.Find(r.Within)
+			require.True(t, ok, "%s: no recipe %s", r.Name, r.Within)
+			continue
+		}
+		require.NotEmpty(t, r.Configuration.Test, r.Name)
+		require.NotEmpty(t, logs[r.Name], "%s: tell this test where its log is", r.Name)
+		require.True(t, Match(r.At(Edition{Series: "8.2"}).State, logs[r.Name]), "%s: its logs are state", r.Name)
 		for _, x := range r.Executables {
 			require.False(t, Match(r.Exclude, x), x)
 			require.False(t, Match(r.State, x), x)
 		}
 		for _, n := range append([]string{r.Name}, r.Aliases...) {
+			if !r.HasProcesses() {
+				continue
+			}
 			require.Empty(t, seen[n], "%s is a name of %s and of %s", n, r.Name, seen[n])
 			seen[n] = r.Name
 			found, ok := s.Find(n)
@@ -295,8 +314,12 @@ func FuzzRecipe(f *testing.F) {
 			require.NotContains(t, err.Error(), "\n")
 			return
 		}
+		if r.Abstract {
+			return
+		}
 		require.NotEmpty(t, r.Server())
-		for _, p := range append(append(append([]string{}, r.Executables...), r.State...), r.Configuration.Main) {
+		for _, p := range append(append(append([]string{}, r.Executables...), r.State...), given(r.Configuration.Main)...) {
+			p = filled(p)
 			require.True(t, path.IsAbs(p) && path.Clean(p) == p, p)
 			Match([]string{p}, "/usr/lib/a/b/c")
 		}

@@ -310,7 +310,7 @@ func (b *builder) recipe() error {
 		"/etc/resolv.conf":   hostResolvConf(),
 	}
 	for _, f := range c.Files {
-		text, err := f.Render(b.listen)
+		text, err := f.Render(recipes.Values{Listen: b.listen})
 		if err != nil {
 			return err
 		}

@@ -91,7 +91,11 @@ func (e *Env) keepRecipe() error {
 	if err := sys.MkdirAll(e.RunDir(), 0o700); err != nil {
 		return err
 	}
-	return e.saveText(recipeFile, e.Recipe.Text())
+	text, err := e.Recipe.Text()
+	if err != nil {
+		return err
+	}
+	return e.saveText(recipeFile, text)
 }
 
 // RecipeOf reads the recipe that a run of a jail was made with.
