@@ -20,6 +20,7 @@ type ProcessController struct {
 	spec      Spec
 	procRoot  string
 	extraExes func() []Inode
+	outside   bool
 	log       func(string)
 
 	chosen     key          // master that was the server at the last look

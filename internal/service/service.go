@@ -35,7 +35,8 @@ type Spec struct {
 	// title, in which the words are only joined by blanks, can be read back.
 	Flags []Flag
 	// OneShot are options with which the executable does one thing and ends, such
-	// as the test of the configuration: a process with one is no server.
+	// as the test of the configuration: a process with one is no server. "-k stop"
+	// is the option -k with that value.
 	OneShot []string
 	// Quit ends the server gracefully; 0 is SIGTERM. Term ends it at once; 0 is
 	// SIGTERM. SIGKILL comes last.
@@ -52,14 +53,22 @@ type Spec struct {
 	QuitOnce bool
 }
 
-// Flag is an option with a value: "-c".
+// Flag is an option with a value: "-c", "--fpm-config".
 type Flag struct {
 	Name string
+	// Aliases are other names of the same option: "-y".
+	Aliases []string
 	// Instance says that two servers that differ in this value are two servers
 	// (the configuration file, the prefix), not two ways to start one.
 	Instance bool
 	// Default is the value where the option is not given.
 	Default string
+	// Repeats says that the option may be given several times and that each value
+	// counts, in any order (Apache's -D). Of other options the last one counts.
+	Repeats bool
+	// Free are values that do not tell servers apart, only ways to start one
+	// ("FOREGROUND" of Apache's -D).
+	Free []string
 }
 
 // Inode identifies a file as stat(2) shows it now. It is for comparisons within
@@ -129,7 +138,9 @@ type StartOptions struct {
 	// Argv is the command line, instead of the recipe's: what ArgvOf said of the
 	// server before it was stopped.
 	Argv []string
-	// Env are variables (NAME=VALUE) beside the clean environment.
+	// Env are variables (NAME=VALUE) beside the clean environment, which is PATH and
+	// LANG; one of the same name takes its place. They should come from Environ of
+	// the server as it ran before, through KeepEnviron, or from the configuration.
 	Env []string
 	// Settle is how long a start command that neither ends nor has children is
 	// watched until it counts as the server itself; 0 is 10 s.
