@@ -75,6 +75,8 @@ const (
 	KindHTTP    Kind = "http"
 	KindTCP     Kind = "tcp"
 	KindLog     Kind = "log"
+	KindFastCGI Kind = "fastcgi"
+	KindPHP     Kind = "php"
 )
 
 // Verdict is the judgement on one check.

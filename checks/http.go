@@ -48,15 +48,12 @@ type expect struct {
 	maxTime time.Duration
 }
 
+// newHTTPCheck asks a listen for a host's front page; the name is the caller's.
 func newHTTPCheck(l webconf.Listen, host string, dial DialFunc) *httpCheck {
-	c := &httpCheck{
-		name: "http " + event.Clean(l.String(), 200), network: l.Network, address: dialAddress(l), dial: dial,
+	return &httpCheck{
+		network: l.Network, address: dialAddress(l), dial: dial,
 		tls: l.SSL, h2c: l.HTTP2 && !l.SSL, proxy: l.ProxyProtocol, host: host, path: "/",
 	}
-	if host != "" {
-		c.name += " " + event.Clean(host, 200)
-	}
-	return c
 }
 
 func (c *httpCheck) Name() string { return c.name }

@@ -34,6 +34,7 @@ const (
 // numbers are not part of it, since they change with a remount; the bytes
 // before the end tell a reused inode.
 type Mark struct {
+	Part   string `json:"part,omitempty"` // of the target that the log is of
 	Path   string `json:"path"`
 	Exists bool   `json:"exists"`
 	Inode  uint64 `json:"inode,omitempty"`
@@ -41,11 +42,14 @@ type Mark struct {
 	Tail   string `json:"tail,omitempty"` // digest of the bytes before Offset
 }
 
-// logCheck reads what an error log of nginx got since a mark. Without a mark it
+// logCheck reads what an error log got since a mark. Without a mark it
 // records what the log complains about anyway.
 type logCheck struct {
-	files Files
-	path  string
+	name   string
+	part   string
+	files  Files
+	path   string
+	format LogFormat
 
 	mu      sync.Mutex
 	marked  bool
@@ -62,7 +66,7 @@ type logCheck struct {
 	lastErr string   // the last line of level error
 }
 
-func (c *logCheck) Name() string { return "log " + event.Clean(c.path, 200) }
+func (c *logCheck) Name() string { return c.name }
 
 // begin forgets what was read and starts at the mark again.
 func (c *logCheck) begin() {
@@ -99,13 +103,13 @@ func (c *logCheck) since(m Mark) {
 // mark notes the end. A log that cannot be opened is marked as missing: what
 // comes into it later is new.
 func (c *logCheck) mark() Mark {
-	m := Mark{Path: c.path}
+	m := Mark{Part: c.part, Path: c.path}
 	f, ino, size, err := c.open(c.path)
 	if err != nil {
 		return m
 	}
 	defer f.Close()
-	return Mark{Path: c.path, Exists: true, Inode: ino, Offset: size, Tail: tailDigest(f, size)}
+	return Mark{Part: c.part, Path: c.path, Exists: true, Inode: ino, Offset: size, Tail: tailDigest(f, size)}
 }
 
 func tailDigest(f *os.File, end int64) string {

@@ -35,7 +35,7 @@ func newLog(t *testing.T, text string) *logFile {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "error.log"), []byte(text), 0o644))
 	root, err := jail.Open(dir)
 	require.NoError(t, err)
-	l := &logFile{t: t, file: filepath.Join(dir, "error.log"), logCheck: &logCheck{files: root, path: "/error.log"}}
+	l := &logFile{t: t, file: filepath.Join(dir, "error.log"), logCheck: &logCheck{name: "log /error.log", files: root, path: "/error.log"}}
 	t.Cleanup(func() { l.end(); root.Close() })
 	return l
 }

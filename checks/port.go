@@ -17,7 +17,7 @@ import (
 // be the server's own, and the whole set is compared with the baseline.
 type portCheck struct{ target Target }
 
-func (c *portCheck) Name() string { return string(KindPort) }
+func (c *portCheck) Name() string { return c.target.name(KindPort) }
 
 // maxReported bounds the names in a detail.
 const maxReported = 5

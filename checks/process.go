@@ -24,7 +24,7 @@ type processCheck struct {
 	respawns int             // times that workers had to be replaced
 }
 
-func (c *processCheck) Name() string { return string(KindProcess) }
+func (c *processCheck) Name() string { return c.target.name(KindProcess) }
 
 func (c *processCheck) begin() {
 	c.mu.Lock()

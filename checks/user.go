@@ -59,9 +59,9 @@ func (c Config) Validate() error {
 	}
 	for i, s := range c.Skip {
 		kind, _, _ := strings.Cut(s, " ")
-		known := slices.Contains([]Kind{KindProcess, KindPort, KindHTTP, KindTCP, KindLog}, Kind(kind))
+		known := slices.Contains([]Kind{KindProcess, KindPort, KindHTTP, KindTCP, KindLog, KindFastCGI, KindPHP}, Kind(kind))
 		if _, own := names[s]; !known && !own {
-			return fmt.Errorf("skip[%d]: no check is named %s (process, port, http, tcp and log are)", i, quoted(s))
+			return fmt.Errorf("skip[%d]: no check is named %s (process, port, http, tcp, log, fastcgi and php are)", i, quoted(s))
 		}
 	}
 	return nil

@@ -34,7 +34,7 @@ skip: [log, "http 0.0.0.0:80 old.example"]
 			{Names: []string{"a.example"}, Listens: []webconf.Listen{{Context: "http", Network: "tcp", Address: "0.0.0.0", Port: 80}}},
 			{Names: []string{"old.example"}, Listens: []webconf.Listen{{Context: "http", Network: "tcp", Address: "0.0.0.0", Port: 80}}},
 		},
-		ErrorLogs: []string{"/var/log/x"},
+		ErrorLogs: []ErrorLog{{Path: "/var/log/x"}},
 	}
 	set, err := Standard(target, c)
 	require.NoError(t, err)

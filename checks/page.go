@@ -1,0 +1,3 @@
+package checks
+
+func (t *Target) pages(set *Set) []Check { return nil }

@@ -1,0 +1,3 @@
+package checks
+
+func (t *Target) pools(set *Set) []Check { return nil }
