@@ -5,18 +5,22 @@
 //
 // Each server compares something else, and this package compares the same:
 //
-//	nginx    ngx_module_t of each module: version and signature
-//	apache   module_struct of the symbol that LoadModule names: cookie, major MMN
-//	php      build ID: API number, thread safety, debug
+//	nginx    of each ngx_module_t that ngx_modules names: version, signature
+//	apache   of the module_struct with LoadModule's symbol: cookie, major MMN
+//	php      the build ID: API number, thread safety, debug
 //
 // All of the files may lie in a jail and be hostile. What is read of one is
-// bounded, and a damaged file is an error, never more.
+// bounded, and a damaged file is an error, never more. Whether a module finds its
+// libraries is not asked here; that is elfdeps' work.
 package abi
 
 import (
 	"errors"
+	"fmt"
+	"io/fs"
 
 	"github.com/jailup/jailup/internal/elfdeps"
+	"github.com/jailup/jailup/internal/event"
 )
 
 // Source is a view of a tree, as its own root sees it. Open follows links, opens
@@ -34,49 +38,144 @@ type Module struct {
 	Line int
 }
 
-// Misfit is a module that does not fit the program. All texts may be shown.
+// Misfit is a module that does not fit the program. Has, Needs and Reason may be
+// shown as they are; what is in Module comes from a configuration.
 type Misfit struct {
 	Module
 	Has    string // what the module was built for, "" where that is not known
 	Needs  string // what the program wants, in the same form
-	Reason string // one clause without a full stop
+	Reason string // why, one clause without a full stop, of which the module is the subject
 	// Loads: the server would load it and go on; what it then does is not
 	// certain. Such a module is worth a warning.
 	Loads bool
 	// Virtual is the name that Debian's packages of fitting modules depend on,
-	// "phpapi-20220829"; "" where it does not follow from the program alone.
+	// "phpapi-20220829"; "" where it does not follow from the program alone, as
+	// with nginx.
 	Virtual string
 }
 
-// MMN is Apache's module magic number.
-type MMN struct{ Major, Minor int }
+const (
+	// Limits of one check: no honest configuration comes near.
+	maxModules = 4096
+	scanBudget = 1 << 30   // bytes of all files in which texts are looked for
+	fileBudget = 128 << 20 // the same, of one file
+	maxReason  = 300
+)
 
-var errTODO = errors.New("not written yet")
+// errGone says that a module's file is not there.
+var errGone = errors.New("is not there")
 
-// Nginx gives the module signature of nginx or of one of its dynamic modules:
-// "8,4,8,0000111111010111001110101111000110".
-func Nginx(f elfdeps.File) (string, error) { return "", errTODO }
+// reader reads files one after the other from one budget.
+type reader struct {
+	src  Source
+	left int64
+}
 
-// NginxVersion gives the number that nginx compares before the signature:
-// 1022001 for 1.22.1.
-func NginxVersion(f elfdeps.File) (int, error) { return 0, errTODO }
+// open opens one file, lets fn read it and closes it.
+func (r *reader) open(path string, fn func(d *elfdeps.Data) error) error {
+	f, err := r.src.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return errGone
+	}
+	if err != nil {
+		return fmt.Errorf("cannot be opened: %w", err)
+	}
+	defer f.Close()
+	budget := min(r.left, fileBudget)
+	left := budget
+	err = guard(func() error {
+		d, err := elfdeps.OpenData(f, budget)
+		if err != nil {
+			return err
+		}
+		defer func() { left = d.Left() }()
+		return fn(d)
+	})
+	r.left -= budget - left
+	return err
+}
 
-// ApacheServer gives the module magic number of an Apache server program.
-func ApacheServer(f elfdeps.File) (MMN, error) { return MMN{}, errTODO }
+// guard is the last wall: the readers check every offset.
+func guard(fn func() error) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = errors.New("damaged beyond what the reader knows")
+		}
+	}()
+	return fn()
+}
 
-// ApacheModule gives the magic number that the module with this symbol was built
-// for.
-func ApacheModule(f elfdeps.File, symbol string) (MMN, error) { return MMN{}, errTODO }
+// read opens a file that the caller holds.
+func read(f elfdeps.File, fn func(d *elfdeps.Data) error) error {
+	return guard(func() error {
+		d, err := elfdeps.OpenData(f, fileBudget)
+		if err != nil {
+			return err
+		}
+		return fn(d)
+	})
+}
 
-// PHP gives the build ID of a PHP program, of libphp or of an extension:
-// "API20220829,NTS".
-func PHP(f elfdeps.File) (string, error) { return "", errTODO }
+// check opens the program and then each module. judge gives nil for a module that
+// fits; its Module need not be set. An error of it means that the module cannot be
+// read, which is a misfit too: the server would not load it either.
+func check(src Source, exe string, mods []Module, program func(d *elfdeps.Data) error,
+	judge func(d *elfdeps.Data, m Module) (*Misfit, error), needs func() Misfit) ([]Misfit, error) {
+	if len(mods) > maxModules {
+		return nil, fmt.Errorf("cannot compare modules: the configuration loads %d, more than %d", len(mods), maxModules)
+	}
+	r := &reader{src: src, left: scanBudget}
+	var host elfdeps.Object
+	err := r.open(exe, func(d *elfdeps.Data) error {
+		host = d.Object()
+		return program(d)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot read what modules %s takes: %w", event.Clean(exe, maxReason), err)
+	}
+	var out []Misfit
+	for _, m := range mods {
+		var found *Misfit
+		err := r.open(m.Path, func(d *elfdeps.Data) error {
+			o := d.Object()
+			if o.Class != host.Class || o.Data != host.Data || o.Machine != host.Machine {
+				found = &Misfit{Reason: fmt.Sprintf("is for another machine: %v %v, the program is for %v %v", o.Machine, o.Class, host.Machine, host.Class)}
+				return nil
+			}
+			var err error
+			found, err = judge(d, m)
+			return err
+		})
+		if err != nil {
+			if r.left <= 0 {
+				return nil, errors.New("cannot compare modules: they hold more data than any honest ones")
+			}
+			found = &Misfit{Reason: reason(err)}
+		}
+		if found == nil {
+			continue
+		}
+		n := needs()
+		found.Module, found.Needs, found.Virtual = m, n.Needs, n.Virtual
+		found.Reason = event.Clean(found.Reason, maxReason)
+		out = append(out, *found)
+	}
+	return out, nil
+}
 
-// CheckNginx compares dynamic modules with an nginx program.
-func CheckNginx(src Source, exe string, mods []Module) ([]Misfit, error) { return nil, errTODO }
+// lack is something that a module should have and has not, in words of which the
+// module is the subject.
+type lack string
 
-// CheckApache compares modules with an Apache server program.
-func CheckApache(src Source, exe string, mods []Module) ([]Misfit, error) { return nil, errTODO }
+func (l lack) Error() string { return string(l) }
 
-// CheckPHP compares extensions with a PHP program or libphp.
-func CheckPHP(src Source, exe string, mods []Module) ([]Misfit, error) { return nil, errTODO }
+// reason makes a clause of an error.
+func reason(err error) string {
+	if l := lack(""); errors.As(err, &l) || errors.Is(err, errGone) {
+		return err.Error()
+	}
+	if errors.Is(err, elfdeps.ErrNotELF) {
+		return "is not an ELF file"
+	}
+	return "cannot be read: " + err.Error()
+}

@@ -3,6 +3,7 @@ package elfdeps
 import (
 	"debug/elf"
 	"fmt"
+	"math"
 	"strings"
 )
 
@@ -60,55 +61,68 @@ func (p *parser) dynamic(seg segment) error {
 	return nil
 }
 
-func (p *parser) dynEntries(seg segment) (dynRefs, error) {
-	var d dynRefs
+// eachDyn calls fn for the entries of a dynamic segment, up to its end.
+func (p *parser) eachDyn(seg segment, fn func(tag elf.DynTag, val uint64) error) error {
 	width := uint64(8)
 	if p.wide {
 		width = 16
 	}
-	for i := uint64(0); ; i++ {
+	for i := uint64(0); (i+1)*width <= seg.size; i++ {
 		if i == maxDynamic {
-			return d, fmt.Errorf("more than %d dynamic entries", maxDynamic)
-		}
-		if (i+1)*width > seg.size {
-			return d, nil
+			return fmt.Errorf("more than %d dynamic entries", maxDynamic)
 		}
 		// By address, as ld.so finds it, not by the header's file offset.
 		b, err := p.mapped(seg.addr+i*width, int(width))
 		if err != nil {
-			return d, err
+			return err
 		}
 		tag, val := p.word(b), p.word(b[width/2:])
-		switch {
-		case tag == uint64(elf.DT_NULL):
-			return d, nil
-		case tag == uint64(elf.DT_NEEDED):
+		if tag == uint64(elf.DT_NULL) {
+			return nil
+		}
+		if tag > math.MaxInt32 { // no tag that this package knows
+			continue
+		}
+		if err := fn(elf.DynTag(tag), val); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *parser) dynEntries(seg segment) (dynRefs, error) {
+	var d dynRefs
+	err := p.eachDyn(seg, func(tag elf.DynTag, val uint64) error {
+		switch tag {
+		case elf.DT_NEEDED:
 			d.needed = append(d.needed, val)
-		case tag == uint64(elf.DT_AUXILIARY):
+		case elf.DT_AUXILIARY:
 			d.aux = append(d.aux, val)
-		case tag == uint64(elf.DT_FILTER):
+		case elf.DT_FILTER:
 			d.filter = append(d.filter, val)
-		case tag == uint64(elf.DT_SONAME):
+		case elf.DT_SONAME:
 			d.soname = &val
-		case tag == uint64(elf.DT_RPATH):
+		case elf.DT_RPATH:
 			d.rpath = &val
-		case tag == uint64(elf.DT_RUNPATH):
+		case elf.DT_RUNPATH:
 			d.runpath = &val
-		case tag == uint64(elf.DT_STRTAB):
+		case elf.DT_STRTAB:
 			d.strtab = val
-		case tag == uint64(elf.DT_STRSZ):
+		case elf.DT_STRSZ:
 			p.strsz = val
-		case tag == uint64(elf.DT_VERNEED):
+		case elf.DT_VERNEED:
 			d.verneed = val
-		case tag == uint64(elf.DT_VERDEF):
+		case elf.DT_VERDEF:
 			d.verdef = val
-		case tag == uint64(elf.DT_FLAGS_1):
+		case elf.DT_FLAGS_1:
 			p.obj.flags1 = val
 		}
 		if len(d.needed)+len(d.aux)+len(d.filter) > maxNeeded {
-			return d, fmt.Errorf("needs more than %d libraries", maxNeeded)
+			return fmt.Errorf("needs more than %d libraries", maxNeeded)
 		}
-	}
+		return nil
+	})
+	return d, err
 }
 
 // dirs reads a search path. An empty one is as good as none; an empty

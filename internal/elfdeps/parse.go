@@ -83,7 +83,10 @@ func (o *Object) program() bool {
 }
 
 // segment is a part of the file that is mapped.
-type segment struct{ addr, size, off uint64 }
+type segment struct {
+	addr, size, off uint64
+	writable        bool
+}
 
 type parser struct {
 	*window
@@ -91,7 +94,8 @@ type parser struct {
 	order  binary.ByteOrder
 	wide   bool // 64 bits
 	loads  []segment
-	strtab uint64 // address
+	dyn    segment // the dynamic segment; size 0 where there is none
+	strtab uint64  // address
 	strsz  uint64
 	text   int64 // bytes of text that may still be kept
 }
@@ -194,11 +198,15 @@ func (p *parser) segments(table []byte, entry int) error {
 	var notes []segment
 	for ; len(table) > 0; table = table[entry:] {
 		var s segment
+		var flags uint32
 		if p.wide {
 			s = segment{off: p.word(table[8:]), addr: p.word(table[16:]), size: p.word(table[32:])}
+			flags = p.order.Uint32(table[4:])
 		} else {
 			s = segment{off: p.word(table[4:]), addr: p.word(table[8:]), size: p.word(table[16:])}
+			flags = p.order.Uint32(table[24:])
 		}
+		s.writable = flags&uint32(elf.PF_W) != 0
 		switch elf.ProgType(p.order.Uint32(table)) {
 		case elf.PT_LOAD:
 			if s.addr+s.size < s.addr || s.off+s.size < s.off || s.off+s.size > math.MaxInt64 {
@@ -239,6 +247,7 @@ func (p *parser) segments(table []byte, entry int) error {
 	case dyn.size == 0:
 		p.obj.detached = true
 	default:
+		p.dyn = *dyn
 		if err := p.dynamic(*dyn); err != nil {
 			return err
 		}
