@@ -74,10 +74,15 @@ func (l Lib) Bytes() []byte {
 			m.symbols = append(m.symbols, it.Name)
 		}
 	}
-	// Twice: the first time only to learn the addresses.
-	m.assemble()
-	m.relocs = nil
-	return m.assemble()
+	// The first time tells how many relocations there are, the second where all
+	// lies then, and only the third is whole.
+	var out []byte
+	for range 3 {
+		known := m.relocs
+		m.relocs = nil
+		out = m.assemble(known)
+	}
+	return out
 }
 
 func (m *maker) wide() bool { return m.Class == elf.ELFCLASS64 }
@@ -202,7 +207,7 @@ func (m *maker) absolute() uint64 {
 
 // assemble writes the file: headers, tables and constant data in a read-only
 // segment, the dynamic segment and the other data in a writable one.
-func (m *maker) assemble() []byte {
+func (m *maker) assemble(relocs []reloc) []byte {
 	ehdr, phent := 52, 32
 	if m.wide() {
 		ehdr, phent = 64, 56
@@ -236,7 +241,7 @@ func (m *maker) assemble() []byte {
 	m.hash(&ro)
 	align(&ro, 8)
 	table := ro.Len()
-	for _, r := range m.relocs {
+	for _, r := range relocs {
 		info := r.sym<<32 | r.typ
 		if !m.wide() {
 			info = r.sym<<8 | r.typ
