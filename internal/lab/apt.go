@@ -63,6 +63,9 @@ func (a *apt) update() error {
 	if err := a.writeConf(); err != nil {
 		return err
 	}
+	if err := os.RemoveAll(filepath.Join(a.dir, "left-out")); err != nil {
+		return err
+	}
 	// A third-party source that does not answer must not stop the tests: what
 	// counts is whether nginx is in the index afterwards.
 	out, uerr := a.run("", "apt-get", "-q", "update")
@@ -133,7 +136,47 @@ func (a *apt) show(names ...string) ([]stanza, error) {
 	if err != nil && len(stanzas) == 0 && !strings.Contains(out, "No packages found") {
 		return nil, fmt.Errorf("apt-cache show %s: %w: %s", strings.Join(names, " "), err, tail(out))
 	}
-	return stanzas, nil
+	without := a.leftOut()
+	return slices.DeleteFunc(stanzas, func(s stanza) bool { return slices.Contains(without, s.build()) }), nil
+}
+
+// build is what the package was built from, and which version of it: packages
+// of one build need one another.
+func (s stanza) build() string {
+	source := s["Package"]
+	if f := strings.Fields(s["Source"]); len(f) > 0 {
+		source = f[0]
+	}
+	return source + " " + s["Version"]
+}
+
+// leftOut are the builds that the archive does not have whole, though its index
+// says so; see leaveOut.
+func (a *apt) leftOut() []string {
+	b, err := os.ReadFile(filepath.Join(a.dir, "left-out"))
+	if err != nil {
+		return nil
+	}
+	return strings.Split(strings.TrimSpace(string(b)), "\n")
+}
+
+// leaveOut notes the builds of packages, until the index is read anew.
+func (a *apt) leaveOut(names []string, versions map[string]string) error {
+	stanzas, err := a.show(names...)
+	if err != nil {
+		return err
+	}
+	out := a.leftOut()
+	before := len(out)
+	for _, s := range stanzas {
+		if slices.Contains(names, s["Package"]) && s["Version"] == versions[s["Package"]] {
+			out = appendNew(out, s.build())
+		}
+	}
+	if len(out) == before {
+		return fmt.Errorf("cannot get %s", strings.Join(names, " "))
+	}
+	return os.WriteFile(filepath.Join(a.dir, "left-out"), []byte(strings.Join(out, "\n")+"\n"), 0o644)
 }
 
 // parseStanzas reads deb822 text, of which only one-line fields are used.

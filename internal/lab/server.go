@@ -22,56 +22,31 @@ type Process struct {
 	Comm      string // name of the program, at most 15 bytes
 }
 
-// Start runs nginx in the jail, as chroot(8) would, and waits until its port
-// answers.
-func (j *Jail) Start(t testing.TB) {
-	t.Helper()
-	if out, err := j.run(serverPath); err != nil {
-		t.Fatalf("cannot start nginx in the jail: %v: %s\n%s", err, out, j.errorLog())
-	}
-	Eventually(t, 20*time.Second, "nginx answers on port "+strconv.Itoa(j.Port), func() bool {
-		code, _, err := j.get("/")
-		return err == nil && code > 0 && j.master() > 0
-	})
-}
-
 // run runs a program of the jail to its end. Its output goes to a file: a
 // daemon that it leaves would hold a pipe open for ever.
 func (j *Jail) run(argv ...string) (string, error) {
+	return j.runPart(Part{Program: argv[0], Args: argv[1:]})
+}
+
+// runPart is run for a server; one that stays outside of the jail is run there.
+func (j *Jail) runPart(p Part) (string, error) {
 	out, err := os.CreateTemp("", "jailup-out-")
 	if err != nil {
 		return "", err
 	}
 	defer os.Remove(out.Name())
 	defer out.Close()
-	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: j.Dir, Setsid: true}
+	cmd := exec.Command(p.Program, p.Args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if !p.outside {
+		cmd.SysProcAttr.Chroot = j.Dir
+	}
 	cmd.Dir = "/"
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	cmd.Env = append([]string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}, p.Env...)
 	cmd.Stdout, cmd.Stderr = out, out
 	err = cmd.Run()
 	text, _ := os.ReadFile(out.Name())
 	return string(text), err
-}
-
-// Stop ends the nginx of the jail gently, and after ten seconds by force. A
-// jail in which none runs is stopped already.
-func (j *Jail) Stop(t testing.TB) {
-	t.Helper()
-	for _, p := range j.servers() {
-		if p.PID == j.master() {
-			_ = unix.Kill(p.PID, unix.SIGQUIT)
-		}
-	}
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		if len(j.servers()) == 0 {
-			return
-		}
-	}
-	for _, p := range j.servers() {
-		_ = unix.Kill(p.PID, unix.SIGKILL)
-	}
-	Eventually(t, 10*time.Second, "nginx is gone", func() bool { return len(j.servers()) == 0 })
 }
 
 // Get asks the jail's server for a path, on a connection of its own. No answer
@@ -99,41 +74,20 @@ func (j *Jail) get(path string) (int, string, error) {
 	return resp.StatusCode, string(b), err
 }
 
-// MasterPID is the nginx of the jail whose parent is none of them, or 0.
-func (j *Jail) MasterPID() int { return j.master() }
-
-func (j *Jail) master() int {
-	all := j.servers()
-	for _, p := range all {
-		if !containsPID(all, p.PPID) {
-			return p.PID
-		}
-	}
-	return 0
-}
-
-func containsPID(all []Process, pid int) bool {
-	for _, p := range all {
-		if p.PID == pid {
-			return true
-		}
-	}
-	return false
-}
-
-func (j *Jail) servers() []Process {
-	var s []Process
-	for _, p := range j.Processes() {
-		if p.Comm == "nginx" {
-			s = append(s, p)
-		}
-	}
-	return s
-}
-
 // Processes are all that have the jail as their root, found by its device and
 // inode: the text of /proc/PID/root is another in another mount namespace.
 func (j *Jail) Processes() []Process { return processesIn(j.Dir) }
+
+// runsFrom are processes whose program lies in a folder.
+func runsFrom(dir string) []Process {
+	var all []Process
+	for _, p := range processes() {
+		if exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", p.PID)); err == nil && strings.HasPrefix(exe, dir+"/") {
+			all = append(all, p)
+		}
+	}
+	return all
+}
 
 func processesIn(dir string) []Process {
 	var root unix.Stat_t
@@ -196,6 +150,9 @@ func (j *Jail) end(t testing.TB) {
 	deadline := time.Now().Add(10 * time.Second)
 	for {
 		left := processesIn(j.Dir)
+		if j.Host != "" {
+			left = append(left, runsFrom(j.Host)...)
+		}
 		if len(left) == 0 {
 			break
 		}
@@ -219,8 +176,8 @@ func (j *Jail) end(t testing.TB) {
 	}
 }
 
-func (j *Jail) errorLog() string {
-	b, err := os.ReadFile(filepath.Join(j.Dir, "var/log/nginx/error.log"))
+func (j *Jail) log(p Part) string {
+	b, err := os.ReadFile(filepath.Join(j.Dir, p.Log))
 	if err != nil {
 		return err.Error()
 	}

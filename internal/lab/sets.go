@@ -2,9 +2,11 @@ package lab
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"time"
@@ -88,17 +90,35 @@ func fillSet[T any](dir string, fill func(set string) (T, error)) (made T, err e
 }
 
 // fetch downloads packages and what they need into a new folder, and tells the
-// versions.
+// versions. What the index promises and the archive does not have (an index may
+// be newer than the mirror behind it) is left out of the choice for a day.
 func (a *apt) fetch(dir string, names []string, newest bool) (map[string]string, error) {
-	chosen, err := a.closure(names, newest)
-	if err != nil {
-		return nil, err
+	for range 5 {
+		chosen, err := a.closure(names, newest)
+		if err != nil {
+			return nil, err
+		}
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, err
+		}
+		err = withLock("pool", func() error { return a.download(dir, chosen) })
+		var gone goneError
+		if !errors.As(err, &gone) {
+			return chosen, err
+		}
+		if err := a.leaveOut(gone, chosen); err != nil {
+			return nil, err
+		}
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
-	}
-	return chosen, withLock("pool", func() error { return a.download(dir, chosen) })
+	return nil, fmt.Errorf("the archive lacks too much of what its index promises for %s", strings.Join(names, " "))
 }
+
+// goneError names packages that the archive does not have.
+type goneError []string
+
+func (g goneError) Error() string { return "the archive does not have " + strings.Join(g, ", ") }
+
+var notFound = regexp.MustCompile(`Failed to fetch \S+/([^/_\s]+)_\S+\s+404`)
 
 // download links packages out of the pool, into which those that are not there
 // yet are fetched: sets overlap.
@@ -147,6 +167,13 @@ func (a *apt) fetchInto(pool string, args []string) error {
 	}
 	defer os.RemoveAll(tmp)
 	if out, err := a.run(tmp, "apt-get", args...); err != nil {
+		var gone goneError
+		for _, m := range notFound.FindAllStringSubmatch(out, -1) {
+			gone = appendNew(gone, m[1])
+		}
+		if len(gone) > 0 {
+			return gone
+		}
 		return fmt.Errorf("cannot download packages: %w: %s", err, tail(out))
 	}
 	debs, err := filepath.Glob(filepath.Join(tmp, "*.deb"))
