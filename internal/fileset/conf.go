@@ -7,9 +7,36 @@ import (
 // Conf is what became of one file of the configuration.
 type Conf struct {
 	Path   string `json:"path"`
-	Action string `json:"action"` // kept, replaced, beside, deleted, added
+	Action string `json:"action"` // see the constants
 	Beside string `json:"beside,omitempty"`
+	// Was is the path that it had before, where that was another one.
+	Was string `json:"was,omitempty"`
+	// Diff tells who changed what, where that can be told.
+	Diff ConfDiff `json:"diff,omitzero"`
 }
+
+// ConfDiff holds unified diffs from the old package's text: to the new package's,
+// and to the administrator's. A diff is empty where nothing differs, where the old
+// text is not known, and for what is no text or larger than 64 KiB. They are text
+// of the jail and of packages: show them only through event.Clean.
+type ConfDiff struct {
+	Package string `json:"package,omitempty"`
+	Yours   string `json:"yours,omitempty"`
+}
+
+// What becomes of a file of the configuration.
+const (
+	Kept      = "kept"     // changed here, and stays; the packages did not change it
+	Beside    = "beside"   // changed on both sides: stays, the package's lies at Conf.Beside
+	Replaced  = "replaced" // the package's is taken; with --conf new the old one lies at Conf.Beside
+	Added     = "added"    // was not there
+	Deleted   = "deleted"  // was deleted here, and stays so
+	Moved     = "moved"    // unchanged at Conf.Was; the package's is taken at the new place
+	CarriedTo = "carried"  // changed at Conf.Was: that text is now here as well, paths rewritten
+	Dropped   = "dropped"  // a link at Conf.Was, to what the target has no more: not carried
+	Adapted   = "adapted"  // the package's, but for the line that tells where it listens
+	Obsolete  = "obsolete" // of no package any more, but changed here: stays, and has no effect where it is
+)
 
 // conf treats a file that an administrator may have changed, as dpkg does
 // (Debian policy 10.7.3): his change stays, and the new version is laid beside.
@@ -40,7 +67,7 @@ func (s *selector) conf(n *Node) error {
 		s.record(p, n, n.Package)
 		note("deleted", "")
 		return nil
-	case cur == nil && !s.whole():
+	case cur == nil && !s.whole() && !s.asked(n):
 		return nil
 	case cur == nil, cur.Same(&n.State), s.in.ConfNew, pristine != "" && pristine == cur.SHA256+cur.Link:
 		if cur == nil {

@@ -182,6 +182,9 @@ func (h *house) try(debs ...deb) error {
 			return err
 		}
 	}
+	if err := world.Finish(in.Recipe); err != nil {
+		return err
+	}
 	in.Root, in.World, in.Stage, in.Old = root, world, stage, h.m
 	if h.sel, err = Select(h.t.Context(), in); err != nil {
 		return err

@@ -35,7 +35,25 @@ type Input struct {
 	// Shipped lists what a recognised version of a package held, by canonical
 	// path; nil, or an empty list, where that is not known.
 	Shipped func(pkg, version string) []manifest.File
+	// Wanted names what is wanted besides, by canonical path, in a jail made by
+	// hand as well: what a module brings that is newly asked for, its link of
+	// Effects included. nil names nothing.
+	Wanted func(canonical string) bool
+	// Carry are the places to which things have moved. See Carried.
+	Carry []Carried
+	// KeepListen tells, for a pool's file of PHP-FPM by its canonical path in the
+	// new packages, that an unchanged pool must go on listening on a value, because
+	// a web server's configuration names it. nil: none must.
+	KeepListen func(canonical string) (value string, ok bool)
+	// Pristine is the text of a configuration file as the old packages shipped it,
+	// by the canonical path that it had there; for Conf.Diff. nil knows none.
+	Pristine func(canonical string) ([]byte, bool)
 }
+
+// Carried is a pair of path prefixes: what lies under New in the new packages lay
+// under Old before, as of two series of PHP: /etc/php/8.4/ and /etc/php/8.2/. Both
+// are canonical.
+type Carried struct{ New, Old string }
 
 // Selection is what the jail shall hold.
 type Selection struct {
@@ -165,7 +183,7 @@ func (s *selector) closure(ctx context.Context) (map[string]bool, error) {
 			continue
 		}
 		wanted := n.Owned && s.wantsOwned(n) || recipes.Match(s.in.Recipe.Runtime, n.Path) && (s.whole() || s.present(n))
-		if !n.Owned && s.present(n) {
+		if !n.Owned && (s.present(n) || s.asked(n)) {
 			wanted = true // a library that the jail holds already goes along
 		}
 		if wanted && s.isELF(n) && !slices.Contains(roots, n.Path) {
@@ -208,9 +226,25 @@ func (s *selector) whole() bool { return s.in.Whole || s.in.Old != nil && s.in.O
 
 func (s *selector) present(n *Node) bool { return len(s.layout.Existing(n.Path)) > 0 }
 
-// wantsOwned: all of it in a jail that jailup built; what is there already in
-// one made by hand.
-func (s *selector) wantsOwned(n *Node) bool { return s.whole() || s.present(n) }
+// wantsOwned: all of it in a jail that jailup built; what is there already, or is
+// newly asked for, in one made by hand.
+func (s *selector) wantsOwned(n *Node) bool { return s.whole() || s.present(n) || s.asked(n) }
+
+// asked tells what is newly asked for. A link that switches something on is so
+// together with what it leads to, in the folders that the jail has.
+func (s *selector) asked(n *Node) bool {
+	if s.in.Wanted == nil {
+		return false
+	}
+	if s.in.Wanted(n.Path) {
+		return true
+	}
+	if !n.enable || !s.in.Root.Exists(path.Dir(n.Path)) {
+		return false
+	}
+	to, _, err := s.in.World.resolve(n.Path, true)
+	return err == nil && s.in.Wanted(to)
+}
 
 // recordedAt is where the manifest has a canonical path.
 func (s *selector) recordedAt(canonical string) (manifest.File, bool) {
@@ -237,11 +271,11 @@ func (s *selector) node(n *Node, needed bool) error {
 				Path: s.layout.Default(n), Mode: n.State.Mode & 0o7777, UID: n.State.UID, GID: n.State.GID, MtimeNS: n.State.MtimeNS})
 		}
 		return nil
-	case n.Conf || n.Owned && strings.HasPrefix(n.Path, "/etc/"):
+	case n.Conf:
 		return s.conf(n)
 	case needed && s.copied[n.Path] && !s.present(n):
 		return nil // the jail holds its content under the link's name
-	case exec, needed, n.Owned && s.wantsOwned(n), runtime && s.whole(), s.present(n), s.in.World.extra(n.Path):
+	case exec, needed, n.Owned && s.wantsOwned(n), runtime && s.whole(), s.present(n), s.asked(n), s.in.World.extra(n.Path):
 		return s.place(n, exec)
 	}
 	return nil

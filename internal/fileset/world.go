@@ -40,6 +40,9 @@ type Node struct {
 	Dir     bool
 	Stage   string
 	State   changeset.State
+
+	from   string // of what Effects have copied: where it lies in the package
+	enable bool   // a link by which Effects switch something on
 }
 
 // World is the tree that the target's packages make, usr-merged, as far as a
@@ -67,8 +70,9 @@ func NewWorld(stage *Stage, extra func(canonical string) bool) *World {
 }
 
 // Unpack adds one package. Of a package that the recipe does not own only
-// shared objects and what the runtime list names are taken; nothing is taken
-// that the recipe excludes. Set-id bits and devices never come out of a package.
+// shared objects and what the runtime list names are taken. What the recipe
+// excludes is not taken, unless its runtime list names it: of a joined recipe one
+// part has no use for what another looks for by name. Set-id bits and devices never come out of a package.
 func (w *World) Unpack(deb *pkgs.Deb, r *recipes.Recipe) error {
 	control := deb.Control()
 	owned := matchAny(r.Owns, control.Package)
@@ -89,11 +93,13 @@ func (w *World) Unpack(deb *pkgs.Deb, r *recipes.Recipe) error {
 			w.ca[p] = data
 			return err
 		}
-		if recipes.Match(r.Exclude, p) || e.Type == pkgs.TypeDir && recipes.Match(r.Exclude, p+"/x") {
+		runtime := recipes.Match(r.Runtime, p)
+		if !runtime && (recipes.Match(r.Exclude, p) || e.Type == pkgs.TypeDir && recipes.Match(r.Exclude, p+"/x")) {
 			return nil
 		}
-		n := &Node{Path: p, Shipped: path.Clean(e.Path), Package: control.Package, Owned: owned, Conf: owned && conf[path.Clean(e.Path)]}
-		if !owned && e.Type != pkgs.TypeDir && !isLibrary(p) && !recipes.Match(r.Runtime, p) && !w.extra(p) {
+		n := &Node{Path: p, Shipped: path.Clean(e.Path), Package: control.Package, Owned: owned,
+			Conf: conf[path.Clean(e.Path)] || e.Type != pkgs.TypeDir && strings.HasPrefix(p, "/etc/")}
+		if !owned && e.Type != pkgs.TypeDir && !isLibrary(p) && !runtime && !w.extra(p) {
 			return nil
 		}
 		m := Meta{Perm: e.Mode & 0o1777, UID: e.UID, GID: e.GID, MtimeNS: e.MtimeNS, Xattrs: e.Xattrs}

@@ -25,6 +25,22 @@ type File struct {
 	Link    string `json:"link,omitempty"`
 	Package string `json:"package,omitempty"` // empty: made by jailup
 	Conf    bool   `json:"conf,omitempty"`    // an administrator may change it
+	// Adapted is the digest of the file where jailup itself has changed a line of
+	// what the package ships: with that content it is still unchanged.
+	Adapted string `json:"adapted,omitempty"`
+}
+
+// Pristine tells whether a file or link with that digest or target is as jailup
+// has put it there.
+func (f File) Pristine(sha256, link string) bool {
+	return f.Link == link && (f.SHA256 == sha256 || f.Adapted != "" && f.Adapted == sha256)
+}
+
+// Edition is the series of a part of the jail, "8.2", and the number of its
+// binary interface, "20220829".
+type Edition struct {
+	Series string `json:"series,omitempty"`
+	API    string `json:"api,omitempty"`
 }
 
 // Manifest is what a jail holds.
@@ -40,6 +56,13 @@ type Manifest struct {
 	Packages map[string]string `json:"packages"` // name to version
 	Target   string            `json:"target"`   // digest over the packages
 	Files    []File            `json:"files"`    // sorted by path
+	// Servers are the recipes of the jail's parts, the main one among them. Modules
+	// are the packages that were asked for beside those of the recipes. Editions
+	// has the series of each part that has one. All are empty in manifests of the
+	// first versions.
+	Servers  []string           `json:"servers,omitempty"`
+	Modules  []string           `json:"modules,omitempty"`
+	Editions map[string]Edition `json:"editions,omitempty"`
 }
 
 // Index returns the files by path.
