@@ -59,16 +59,22 @@ func newHTTPCheck(l webconf.Listen, host string, dial DialFunc) *httpCheck {
 func (c *httpCheck) Name() string { return c.name }
 
 func (c *httpCheck) Run(ctx context.Context) Observation {
+	o, _ := c.look(ctx)
+	return o
+}
+
+// look is Run, with the answer; the response in it is nil where there is none.
+func (c *httpCheck) look(ctx context.Context) (Observation, page) {
 	o := Observation{Kind: KindHTTP, Values: map[string]string{}}
 	begin := time.Now()
 	answer, err := c.ask(ctx)
 	o.Took = time.Since(begin)
 	if err != nil {
-		return c.silent(o, err)
+		return c.silent(o, err), page{}
 	}
 	c.describe(&o, answer)
 	c.meets(&o, answer)
-	return o
+	return o, answer
 }
 
 // page is an answer with its body read.

@@ -10,6 +10,9 @@ import (
 // only what tells another page, or none, counts.
 func compareHTTP(was, now Observation) []string {
 	b, a := was.Values, now.Values
+	if a["source"] != "" {
+		return []string{now.Detail} // a secret told, whatever it did before
+	}
 	if b["status"] == "" {
 		return nil // it did not answer before
 	}
@@ -35,6 +38,9 @@ func compareHTTP(was, now Observation) []string {
 	var list []string
 	if a["status"][0] == '2' {
 		list = compareBodies(b, a)
+		if a["php_tag"] != "" && b["php_tag"] == "" {
+			list = append(list, "the page shows source of PHP, and did not")
+		}
 	}
 	if b["certificate_for_host"] == "yes" && a["certificate_for_host"] == "no" {
 		list = append(list, "its certificate is not for the host, and was before")

@@ -45,6 +45,9 @@ func judge(before *Result, now Observation) (Verdict, string) {
 	}
 	was := before.Observation
 	differences := compare(was, now)
+	if now.Kind == KindPHP && now.OK {
+		now.Detail = describeRuntime(was, now)
+	}
 	switch {
 	case len(differences) > 0:
 		return Unhealthy, strings.Join(differences, "; ")
@@ -93,7 +96,11 @@ func compare(was, now Observation) []string {
 		return comparePort(was, now)
 	case KindHTTP:
 		return compareHTTP(was, now)
-	case KindTCP, KindLog:
+	case KindPHP:
+		return compareRuntime(was.Values, now.Values)
+	case KindLog:
+		return compareLog(was, now)
+	case KindTCP, KindFastCGI:
 		return nil
 	}
 	var list []string

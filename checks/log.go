@@ -10,8 +10,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -61,6 +59,9 @@ type logCheck struct {
 	skipped int64
 	counts  map[string]int
 	classes []string // of what fails
+	startup []string // classes of what it says at its start
+	started bool     // it has started
+	told    string   // the first line of startup
 	worst   string   // the first line that fails: the others follow from it
 	fatal   int      // how many fail
 	lastErr string   // the last line of level error
@@ -91,6 +92,7 @@ func (c *logCheck) reset() {
 	}
 	c.file, c.inode, c.offset, c.partial, c.skipped = nil, 0, 0, nil, 0
 	c.counts, c.classes, c.worst, c.lastErr, c.fatal = map[string]int{}, nil, "", "", 0
+	c.startup, c.started, c.told = nil, false, ""
 }
 
 func (c *logCheck) since(m Mark) {
@@ -163,6 +165,12 @@ func (c *logCheck) Run(ctx context.Context) Observation {
 	if n := c.counts["error"]; n > 0 {
 		o.Detail = fmt.Sprintf("%d new %s at the level error, the last: %s", n, plural(n, "line"), c.lastErr)
 	}
+	if len(c.startup) > 0 {
+		// Whether it said so before is for the comparison; it stays said.
+		o.Final = true
+		o.Values["startup"] = strings.Join(c.startup, "\n")
+		o.Detail = c.told
+	}
 	if len(c.classes) > 0 {
 		o.OK, o.Final = false, true
 		o.Values["classes"] = strings.Join(c.classes, "\n")
@@ -214,6 +222,10 @@ func (c *logCheck) past(o Observation) Observation {
 	}
 	c.lines(b[:n])
 	o.Values["known"] = strings.Join(c.classes, "\n")
+	o.Values["startup"] = strings.Join(c.startup, "\n")
+	if c.started {
+		o.Values["started"] = "yes"
+	}
 	o.Detail = fmt.Sprintf("%d bytes", size)
 	if len(c.classes) > 0 {
 		o.Detail += ", with old complaints"
@@ -324,59 +336,4 @@ func (c *logCheck) lines(b []byte) {
 		c.partial = c.partial[:0]
 		b = b[end+1:]
 	}
-}
-
-// nginxLine is "2024/05/06 07:08:09 [level] pid#tid: *connection message".
-var nginxLine = regexp.MustCompile(`^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d \[([a-z]+)\] \d+#\d+: (?:\*\d+ )?(.*)$`)
-
-func (c *logCheck) line(s string) {
-	m := nginxLine.FindStringSubmatch(s)
-	if m == nil {
-		return // the rest of a message of several lines
-	}
-	level, message := m[1], m[2]
-	switch level {
-	case "emerg", "alert", "crit", "error", "warn":
-		c.counts[level]++
-	}
-	switch {
-	case level == "error":
-		c.lastErr = event.Clean(message, 300)
-	case level != "emerg" && level != "alert" && level != "crit", harmless(level, message):
-	default:
-		if c.fatal++; c.worst == "" {
-			c.worst = event.Clean("["+level+"] "+message, 300)
-		}
-		if class := level + " " + classOf(message); len(c.classes) < maxClasses && !slices.Contains(c.classes, class) {
-			c.classes = append(c.classes, class)
-		}
-	}
-}
-
-// harmless are lines of high level that clients can cause at will, or that a
-// worker writes when it ends with connections open.
-func harmless(level, message string) bool {
-	switch {
-	case level == "crit" && strings.Contains(message, "client: "):
-		for _, part := range []string{"SSL_do_handshake() failed", "SSL_read() failed", "SSL_write() failed", "SSL_shutdown() failed"} {
-			if strings.HasPrefix(message, part) {
-				return true
-			}
-		}
-	case level == "alert":
-		return strings.HasPrefix(message, "open socket #") || message == "aborting"
-	}
-	return false
-}
-
-var (
-	digits      = regexp.MustCompile(`[0-9]+`)
-	contextPart = regexp.MustCompile(`, (client|server|request|upstream|host|referrer): .*$`)
-)
-
-// classOf is a message without what differs from one time to the next: who
-// asked, and numbers. The names of files stay.
-func classOf(message string) string {
-	s := contextPart.ReplaceAllString(message, "")
-	return event.Clean(digits.ReplaceAllString(s, "0"), 160)
 }

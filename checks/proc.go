@@ -19,6 +19,7 @@ type proc struct {
 	pid, ppid int
 	state     byte
 	start     uint64 // clock ticks since boot
+	title     string // begin of its command line, where somebody read it
 }
 
 func (p proc) key() string { return fmt.Sprintf("%d@%d", p.pid, p.start) }

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/jailup/jailup/internal/event"
+	"github.com/jailup/jailup/internal/jail"
 )
 
 // processCheck sees whether the master lives, in the jail, with workers that
@@ -57,14 +58,16 @@ func (c *processCheck) Run(ctx context.Context) Observation {
 		return o
 	}
 	o.Identity = master.key()
-	o.Values["root"] = c.root(master.pid)
+	if !c.target.MasterOutside {
+		o.Values["root"] = c.root(master.pid, "")
+	}
 	all, active := c.members(found)
 	uids := map[string]bool{}
 	for _, p := range all {
 		if uid, ok := effectiveUID(p.pid); ok {
 			uids[uid] = true
 		}
-		if r := c.root(p.pid); r == "other" || o.Values["worker_root"] == "" {
+		if r := c.root(p.pid, c.ownRoot(p)); r == "other" || o.Values["worker_root"] == "" {
 			o.Values["worker_root"] = r
 		}
 	}
@@ -73,9 +76,16 @@ func (c *processCheck) Run(ctx context.Context) Observation {
 	if c.target.Workers.MayBeRoot {
 		o.Values["may_be_root"] = "yes"
 	}
+	if c.target.Workers.Varied {
+		o.Values["varied"] = "yes"
+	}
 	o.OK = true
 	o.Detail = fmt.Sprintf("process %d with %d %s", master.pid, len(active), plural(len(active), "worker"))
-	if len(active) == 0 && !c.target.Workers.None {
+	switch w := c.target.Workers; {
+	case len(active) > 0 || w.None:
+	case w.Few:
+		o.Values["workers"] = "none"
+	default:
 		o.OK, o.Pending = false, true
 		o.Values["workers"] = "none"
 		o.Detail = fmt.Sprintf("process %d has no workers", master.pid)
@@ -87,11 +97,20 @@ func (c *processCheck) Run(ctx context.Context) Observation {
 	return o
 }
 
-func (c *processCheck) root(pid int) string {
-	if c.target.RootIno == 0 {
+// root tells where a process has its root: in the jail (or in the folder of it
+// that is given), or elsewhere; "" where that is not known.
+func (c *processCheck) root(pid int, folder string) string {
+	dev, ino := c.target.RootDev, c.target.RootIno
+	if ino == 0 {
 		return ""
 	}
-	switch same, known := rootIs(pid, c.target.RootDev, c.target.RootIno); {
+	if folder != "" {
+		var ok bool
+		if dev, ino, ok = c.folder(folder); !ok {
+			return ""
+		}
+	}
+	switch same, known := rootIs(pid, dev, ino); {
 	case !known:
 		return "" // it has just ended, or we may not look
 	case same:
@@ -100,8 +119,33 @@ func (c *processCheck) root(pid int) string {
 	return "other"
 }
 
+// ownRoot is the folder of the jail that a worker is put into, "" where it is
+// the jail itself.
+func (c *processCheck) ownRoot(p proc) string {
+	for _, r := range c.target.Workers.Roots {
+		if r.Title == "" || p.title == r.Title {
+			return r.Path
+		}
+	}
+	return ""
+}
+
+// folder is a folder of the jail by device and inode, without following a link
+// out of it.
+func (c *processCheck) folder(path string) (dev, ino uint64, ok bool) {
+	opener, ok := c.target.Files.(interface {
+		Stat(path string) (jail.Info, error)
+	})
+	if !ok {
+		return 0, 0, false
+	}
+	info, err := opener.Stat(path)
+	return info.Dev, info.Ino, err == nil && info.IsDir()
+}
+
 // members lists the workers, and those of them that are not about to go.
 func (c *processCheck) members(found Processes) (all, active []proc) {
+	master := title(found.Master)
 	for _, pid := range found.All {
 		if pid == found.Master {
 			continue
@@ -111,9 +155,11 @@ func (c *processCheck) members(found Processes) (all, active []proc) {
 			continue
 		}
 		text := title(pid)
-		if !strings.HasPrefix(text, c.target.Workers.Title) {
+		w := c.target.Workers
+		if !strings.HasPrefix(text, w.Title) || w.SameTitle && text != master {
 			continue
 		}
+		p.title = text
 		all = append(all, p)
 		if !strings.Contains(text, "is shutting down") {
 			active = append(active, p)
@@ -190,7 +236,7 @@ func compareProcess(was, now map[string]string) []string {
 	switch added := without(after, before); {
 	case slices.Contains(added, "0") && now["may_be_root"] != "yes":
 		list = append(list, "its workers run as root")
-	case len(added) > 0 && now["may_be_root"] != "yes":
+	case len(added) > 0 && now["may_be_root"] != "yes" && now["varied"] != "yes":
 		list = append(list, fmt.Sprintf("its workers run as uid %s, and ran as %s",
 			strings.Join(after, ", "), strings.Join(before, ", ")))
 	}

@@ -11,22 +11,28 @@ import (
 // under load from its checks.
 const maxHTTP = 200
 
-// network makes one HTTP check for each address and site, and a connect for
-// every other TCP address.
-func (t *Target) network(set *Set) []Check {
-	var list []Check
+// flags are the addresses by name, each with what all that name it say of it:
+// servers share an address and how it is spoken to.
+func (t *Target) flags() map[string]webconf.Listen {
 	flags := map[string]webconf.Listen{}
 	own := slices.Clone(t.Listens)
 	for _, v := range t.VHosts {
 		own = append(own, v.Listens...)
 	}
 	for _, l := range own {
-		f, ok := flags[l.String()]
-		if ok {
+		if f, ok := flags[l.String()]; ok {
 			l.SSL, l.HTTP2, l.ProxyProtocol = l.SSL || f.SSL, l.HTTP2 || f.HTTP2, l.ProxyProtocol || f.ProxyProtocol
 		}
 		flags[l.String()] = l
 	}
+	return flags
+}
+
+// network makes one HTTP check for each address and site, and a connect for
+// every other TCP address.
+func (t *Target) network(set *Set) []Check {
+	var list []Check
+	flags := t.flags()
 	made := map[string]bool{}
 	left := 0
 	site := func(l webconf.Listen, host string) {
