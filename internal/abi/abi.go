@@ -15,9 +15,11 @@
 package abi
 
 import (
+	"debug/elf"
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 
 	"github.com/jailup/jailup/internal/elfdeps"
 	"github.com/jailup/jailup/internal/event"
@@ -62,9 +64,6 @@ const (
 	maxReason  = 300
 )
 
-// errGone says that a module's file is not there.
-var errGone = errors.New("is not there")
-
 // reader reads files one after the other from one budget.
 type reader struct {
 	src  Source
@@ -75,10 +74,10 @@ type reader struct {
 func (r *reader) open(path string, fn func(d *elfdeps.Data) error) error {
 	f, err := r.src.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return errGone
+		return &lack{"is not there", err}
 	}
 	if err != nil {
-		return fmt.Errorf("cannot be opened: %w", err)
+		return &lack{fmt.Sprintf("cannot be opened: %v", err), err}
 	}
 	defer f.Close()
 	budget := min(r.left, fileBudget)
@@ -139,7 +138,7 @@ func check(src Source, exe string, mods []Module, program func(d *elfdeps.Data) 
 		err := r.open(m.Path, func(d *elfdeps.Data) error {
 			o := d.Object()
 			if o.Class != host.Class || o.Data != host.Data || o.Machine != host.Machine {
-				found = &Misfit{Reason: fmt.Sprintf("is for another machine: %v %v, the program is for %v %v", o.Machine, o.Class, host.Machine, host.Class)}
+				found = &Misfit{Reason: fmt.Sprintf("is for another machine (%s) than the program (%s)", machine(o), machine(host))}
 				return nil
 			}
 			var err error
@@ -163,19 +162,38 @@ func check(src Source, exe string, mods []Module, program func(d *elfdeps.Data) 
 	return out, nil
 }
 
-// lack is something that a module should have and has not, in words of which the
-// module is the subject.
-type lack string
+// lack is what a file should have and has not, in words of which the file is the
+// subject.
+type lack struct {
+	words string
+	cause error // may be nil
+}
 
-func (l lack) Error() string { return string(l) }
+func (l *lack) Error() string { return l.words }
+func (l *lack) Unwrap() error { return l.cause }
+
+func lacks(format string, args ...any) error { return &lack{words: fmt.Sprintf(format, args...)} }
 
 // reason makes a clause of an error.
 func reason(err error) string {
-	if l := lack(""); errors.As(err, &l) || errors.Is(err, errGone) {
-		return err.Error()
+	if l := (*lack)(nil); errors.As(err, &l) {
+		return l.words
 	}
 	if errors.Is(err, elfdeps.ErrNotELF) {
 		return "is not an ELF file"
 	}
 	return "cannot be read: " + err.Error()
+}
+
+// machine is for messages: "x86_64, 64 bits".
+func machine(o elfdeps.Object) string {
+	bits := 32
+	if o.Class == elf.ELFCLASS64 {
+		bits = 64
+	}
+	name := strings.ToLower(strings.TrimPrefix(o.Machine.String(), "EM_"))
+	if o.Data == elf.ELFDATA2MSB {
+		name += " big-endian"
+	}
+	return fmt.Sprintf("%s, %d bits", name, bits)
 }

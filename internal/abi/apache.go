@@ -83,7 +83,7 @@ func apacheModule(d *elfdeps.Data, symbol string) (MMN, error) {
 		return MMN{}, err
 	}
 	if !ok {
-		return MMN{}, lack("has no symbol " + event.Clean(symbol, 100))
+		return MMN{}, lacks("has no symbol %s", event.Clean(symbol, 100))
 	}
 	cookieAt := uint64(24)
 	if d.Wide() {
@@ -94,7 +94,7 @@ func apacheModule(d *elfdeps.Data, symbol string) (MMN, error) {
 		return MMN{}, err
 	}
 	if cookie != apacheCookie {
-		return MMN{}, lack(fmt.Sprintf("is no module of Apache 2.4: its cookie is %#x instead of %#x", cookie, uint64(apacheCookie)))
+		return MMN{}, lacks("is no module of Apache 2.4: its cookie is %#x instead of %#x", cookie, uint64(apacheCookie))
 	}
 	var v [2]uint32
 	for i := range v {

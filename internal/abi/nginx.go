@@ -113,7 +113,7 @@ func nginxModules(d *elfdeps.Data) ([]nginxABI, error) {
 		return nil, err
 	}
 	if !ok {
-		return nil, lack("has no symbol ngx_modules: it is no nginx module")
+		return nil, lacks("has no symbol ngx_modules: it is no nginx module")
 	}
 	var out []nginxABI
 	for i := range uint64(maxNginxModules) {
@@ -123,7 +123,7 @@ func nginxModules(d *elfdeps.Data) ([]nginxABI, error) {
 		}
 		if at == 0 {
 			if len(out) == 0 {
-				return nil, lack("names no module in ngx_modules")
+				return nil, lacks("names no module in ngx_modules")
 			}
 			return out, nil
 		}
@@ -203,9 +203,9 @@ func distinct(found *[]string, ok func([]byte) bool) func([]byte) bool {
 func only(found []string, what string) (string, error) {
 	switch len(found) {
 	case 0:
-		return "", lack("holds no " + what)
+		return "", lacks("holds no %s", what)
 	case 1:
 		return found[0], nil
 	}
-	return "", lack(fmt.Sprintf("holds more than one %s: %s and %s", what, found[0], found[1]))
+	return "", lacks("holds more than one %s: %s and %s", what, found[0], found[1])
 }

@@ -58,7 +58,7 @@ func extension(d *elfdeps.Data) error {
 			return err
 		}
 	}
-	return lack("is no PHP extension: it has neither get_module nor zend_extension_entry")
+	return lacks("is no PHP extension: it has neither get_module nor zend_extension_entry")
 }
 
 func buildID(d *elfdeps.Data) (string, error) {
