@@ -7,9 +7,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -157,15 +160,20 @@ func unpackAll(debs []string, dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	for _, first := range []bool{true, false} {
-		for _, d := range debs {
-			if (debName(d) == "base-files") != first {
-				continue
-			}
-			if out, err := exec.Command("dpkg-deb", "-x", d, dir).CombinedOutput(); err != nil {
-				return fmt.Errorf("cannot unpack %s: %w: %s", filepath.Base(d), err, tail(string(out)))
-			}
+	rest := slices.Clone(debs)
+	if i := slices.IndexFunc(rest, func(d string) bool { return debName(d) == "base-files" }); i >= 0 {
+		if err := unpack(rest[i], dir); err != nil {
+			return err
 		}
+		rest = slices.Delete(rest, i, i+1)
+	}
+	var g errgroup.Group
+	g.SetLimit(runtime.NumCPU())
+	for _, d := range rest {
+		g.Go(func() error { return unpack(d, dir) })
+	}
+	if err := g.Wait(); err != nil {
+		return err
 	}
 	for _, d := range []string{"bin", "sbin", "lib", "lib64"} {
 		if _, err := os.Stat(filepath.Join(dir, "usr", d)); err != nil {
@@ -174,6 +182,13 @@ func unpackAll(debs []string, dir string) error {
 		if err := os.Symlink("usr/"+d, filepath.Join(dir, d)); err != nil && !os.IsExist(err) {
 			return err
 		}
+	}
+	return nil
+}
+
+func unpack(deb, dir string) error {
+	if out, err := exec.Command("dpkg-deb", "-x", deb, dir).CombinedOutput(); err != nil {
+		return fmt.Errorf("cannot unpack %s: %w: %s", filepath.Base(deb), err, tail(string(out)))
 	}
 	return nil
 }

@@ -16,7 +16,7 @@ type Part struct {
 	Program string   // its path, as the server itself sees it
 	Args    []string // after the program
 	Env     []string // besides PATH
-	Log     string   // its error log, in the jail
+	Log     string   // its error log, as the server itself sees it
 
 	comm    string // how the names of its processes begin
 	end     unix.Signal

@@ -72,13 +72,19 @@ func (b *builder) php(sapi string) (extensions []string, err error) {
 		}
 		extensions = append(extensions, ext...)
 	}
-	for _, p := range []string{"/usr/share/zoneinfo/UTC", "/usr/share/zoneinfo/Etc/UTC", "/usr/share/zoneinfo/Europe/Berlin",
-		"/usr/share/zoneinfo/zone.tab", "/usr/share/zoneinfo/tzdata.zi", "/etc/ssl/openssl.cnf", "/usr/lib/ssl/openssl.cnf"} {
+	for _, p := range append(timeZones(), "/etc/ssl/openssl.cnf", "/usr/lib/ssl/openssl.cnf") {
 		if err := b.jail.copyIn(b.tree, p); err != nil {
 			return nil, err
 		}
 	}
 	return extensions, nil
+}
+
+// timeZones are the files without which the first date() of PHP is its end, and
+// one that somebody may ask for.
+func timeZones() []string {
+	return []string{"/usr/share/zoneinfo/UTC", "/usr/share/zoneinfo/Etc/UTC", "/usr/share/zoneinfo/Europe/Berlin",
+		"/usr/share/zoneinfo/zone.tab", "/usr/share/zoneinfo/tzdata.zi"}
 }
 
 // inis are the settings of all extensions to enable: those of PHP's own

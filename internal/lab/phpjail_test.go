@@ -3,6 +3,7 @@ package lab
 import (
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -47,6 +48,32 @@ func TestApacheJailServes(t *testing.T) {
 			require.NotContains(t, string(log), "pthread_exit")
 		})
 	}
+}
+
+// A jail may be changed in place by whoever tests it: it shares no file with the
+// cache, and can be compared.
+func TestJailsShareNothingAndCanBeCompared(t *testing.T) {
+	t.Parallel()
+	debs := web(t, "")
+	at := filepath.Join(ShmDir(t), "here")
+	j := PHPJail(t, debs, InDir(at), Extensions("gd"), StrayLibc(), Also("/usr/bin/openssl", "/usr/share/zoneinfo/Asia"))
+	require.Equal(t, at, j.Dir)
+	require.NoError(t, filepath.WalkDir(at, func(p string, e os.DirEntry, err error) error {
+		require.NoError(t, err)
+		fi, err := e.Info()
+		require.NoError(t, err)
+		if !e.IsDir() {
+			require.EqualValues(t, 1, fi.Sys().(*syscall.Stat_t).Nlink, p)
+		}
+		return nil
+	}))
+	before := TreeDigest(t, at)
+	require.Empty(t, DiffTrees(before, TreeDigest(t, at)))
+	for _, p := range []string{"usr/bin/openssl", "usr/share/zoneinfo/Asia/Tokyo", "lib/libc.so.6", "etc/php/" + j.Series + "/fpm/conf.d/20-gd.ini"} {
+		require.Contains(t, before, p)
+	}
+	out, err := j.run("/usr/bin/openssl", "version")
+	require.NoError(t, err, out)
 }
 
 func TestPHPJailsHaveTheirExtensions(t *testing.T) {

@@ -177,7 +177,11 @@ func (j *Jail) end(t testing.TB) {
 }
 
 func (j *Jail) log(p Part) string {
-	b, err := os.ReadFile(filepath.Join(j.Dir, p.Log))
+	file := filepath.Join(j.Dir, p.Log)
+	if p.outside {
+		file = p.Log
+	}
+	b, err := os.ReadFile(file)
 	if err != nil {
 		return err.Error()
 	}
