@@ -82,6 +82,8 @@ func bumpRelations(field string, bumped map[string]string) string {
 
 var exactly = regexp.MustCompile(`([a-z0-9][a-z0-9+.-]+)(:[a-z]+)?\s*\(\s*=\s*[^)]+\)`)
 
+var upstream = regexp.MustCompile(`^[0-9]+\.[0-9]+\.[0-9]+`)
+
 // bumpPrograms changes the ELF files below a folder: the version of upstream in
 // them at the same length, and where there is none, a few bytes more, which
 // nobody loads.
@@ -89,7 +91,7 @@ func bumpPrograms(dir, version string) error {
 	if _, after, ok := strings.Cut(version, ":"); ok {
 		version = after
 	}
-	upstream := regexp.MustCompile(`^[0-9]+\.[0-9]+\.[0-9]+`).FindString(version)
+	of := upstream.FindString(version)
 	return filepath.WalkDir(dir, func(p string, e fs.DirEntry, err error) error {
 		if err != nil || !e.Type().IsRegular() {
 			return err
@@ -102,7 +104,7 @@ func bumpPrograms(dir, version string) error {
 		if err != nil {
 			return err
 		}
-		other := bumpText(b, upstream)
+		other := bumpText(b, of)
 		if bytes.Equal(other, b) {
 			other = append(b, "jailup1\x00"...)
 		}

@@ -66,38 +66,38 @@ func (b *builder) late() error {
 }
 
 // hostSide builds what is outside of a jail, with that folder as its prefix.
-func (h *builder) hostSide(jail string) error {
+func (b *builder) hostSide(jail string) error {
 	mods := []string{}
-	if len(h.c.extensions) > 0 {
-		if err := h.findPHP(); err != nil {
+	if len(b.c.extensions) > 0 {
+		if err := b.findPHP(); err != nil {
 			return err
 		}
-		h.c.mpm = "prefork"
-		mods = append(mods, "php"+h.jail.Series)
+		b.c.mpm = "prefork"
+		mods = append(mods, "php"+b.jail.Series)
 	}
-	if err := h.apache(mods...); err != nil {
+	if err := b.apache(mods...); err != nil {
 		return err
 	}
-	part := &h.jail.Parts[0]
+	part := &b.jail.Parts[0]
 	if len(mods) > 0 {
-		if err := h.modPHP(); err != nil {
+		if err := b.modPHP(); err != nil {
 			return err
 		}
-		if err := h.hostPHP(part); err != nil {
+		if err := b.hostPHP(part); err != nil {
 			return err
 		}
 	}
-	if err := h.write("etc/apache2/conf-enabled/chroot.conf", "ChrootDir "+jail+"\n"); err != nil {
+	if err := b.write("etc/apache2/conf-enabled/chroot.conf", "ChrootDir "+jail+"\n"); err != nil {
 		return err
 	}
-	if err := h.prefixed("etc/apache2"); err != nil {
+	if err := b.prefixed("etc/apache2"); err != nil {
 		return err
 	}
-	dirs, err := h.privateLibs()
+	dirs, err := b.privateLibs()
 	if err != nil {
 		return err
 	}
-	host := h.jail.Dir
+	host := b.jail.Dir
 	part.outside = true
 	part.Program = host + part.Program
 	part.Args = []string{"-d", host + "/etc/apache2", "-f", host + "/etc/apache2/apache2.conf", "-k", "start"}
@@ -109,13 +109,13 @@ func (h *builder) hostSide(jail string) error {
 		}
 	}
 	part.Env = append(part.Env, "LD_LIBRARY_PATH="+strings.Join(dirs, ":"))
-	return h.folders("var/run/apache2", "var/lock/apache2")
+	return b.folders("var/run/apache2", "var/lock/apache2")
 }
 
 // hostPHP lets PHP find its settings and extensions below the prefix.
-func (h *builder) hostPHP(part *Part) error {
-	host, etc := h.jail.Dir, "/etc/php/"+h.jail.Series+"/apache2"
-	links, err := filepath.Glob(h.path(etc, "conf.d", "*.ini"))
+func (b *builder) hostPHP(part *Part) error {
+	host, etc := b.jail.Dir, "/etc/php/"+b.jail.Series+"/apache2"
+	links, err := filepath.Glob(b.path(etc, "conf.d", "*.ini"))
 	if err != nil {
 		return err
 	}
@@ -132,22 +132,22 @@ func (h *builder) hostPHP(part *Part) error {
 		}
 	}
 	part.Env = append(part.Env, "PHP_INI_SCAN_DIR="+host+etc+"/conf.d")
-	if err := h.write("etc/apache2/conf-enabled/phpinidir.conf", "PHPIniDir "+etc+"\n"); err != nil {
+	if err := b.write("etc/apache2/conf-enabled/phpinidir.conf", "PHPIniDir "+etc+"\n"); err != nil {
 		return err
 	}
-	ini, err := os.ReadFile(h.path(etc, "php.ini"))
+	ini, err := os.ReadFile(b.path(etc, "php.ini"))
 	if err != nil {
 		return err
 	}
-	own := fmt.Sprintf("\n[PHP]\nextension_dir = %s/usr/lib/php/%s\n", host, h.jail.API)
-	return h.write(etc+"/php.ini", string(ini)+own)
+	own := fmt.Sprintf("\n[PHP]\nextension_dir = %s/usr/lib/php/%s\n", host, b.jail.API)
+	return b.write(etc+"/php.ini", string(ini)+own)
 }
 
 var hostPath = regexp.MustCompile(`(^|[\s"=])(/etc/|/usr/lib/)`)
 
 // prefixed puts the prefix before the paths that the files of a folder name.
-func (h *builder) prefixed(dir string) error {
-	return filepath.WalkDir(h.path(dir), func(p string, e fs.DirEntry, err error) error {
+func (b *builder) prefixed(dir string) error {
+	return filepath.WalkDir(b.path(dir), func(p string, e fs.DirEntry, err error) error {
 		if err != nil || !e.Type().IsRegular() {
 			return err
 		}
@@ -155,7 +155,7 @@ func (h *builder) prefixed(dir string) error {
 		if err != nil {
 			return err
 		}
-		return os.WriteFile(p, hostPath.ReplaceAll(text, []byte("${1}"+h.jail.Dir+"${2}")), 0o644)
+		return os.WriteFile(p, hostPath.ReplaceAll(text, []byte("${1}"+b.jail.Dir+"${2}")), 0o644)
 	})
 }
 
@@ -163,10 +163,10 @@ var libcFamily = regexp.MustCompile(`^(ld-linux.*|lib(c|m|mvec|pthread|dl|rt|uti
 
 // privateLibs lists the folders with libraries and takes those of libc out:
 // they must be those of the machine's program interpreter.
-func (h *builder) privateLibs() ([]string, error) {
+func (b *builder) privateLibs() ([]string, error) {
 	var dirs []string
 	for _, pattern := range []string{"lib*", "usr/lib*", "lib/*-linux-*", "usr/lib/*-linux-*"} {
-		found, err := filepath.Glob(h.path(pattern))
+		found, err := filepath.Glob(b.path(pattern))
 		if err != nil {
 			return nil, err
 		}

@@ -29,20 +29,23 @@ func TestPackagesBringWhatTheyNeedAndNoPerl(t *testing.T) {
 
 func TestPackagesOfAnotherRelease(t *testing.T) {
 	t.Parallel()
-	for _, rel := range []int{-1, 1} {
-		suite := OtherSuite(t, rel)
-		require.NotEqual(t, OtherSuite(t, 0), suite)
-		dir := Packages(t, PackagesOptions{Names: []string{"nginx"}, Suite: suite, Newest: true})
-		c, err := controlOf(FindDeb(t, dir, "nginx"))
-		require.NoError(t, err)
-		v := Versions(t, suite, "nginx")
-		require.Equal(t, v[len(v)-1], c.Get("Version"))
-		host := Versions(t, "", "nginx")
-		if rel < 0 {
-			require.True(t, versionIs(c.Get("Version"), "lt", host[0]))
-		} else {
-			require.True(t, versionIs(c.Get("Version"), "gt", host[len(host)-1]))
-		}
+	for name, rel := range map[string]int{"before": -1, "after": 1} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			suite := OtherSuite(t, rel)
+			require.NotEqual(t, OtherSuite(t, 0), suite)
+			dir := Packages(t, PackagesOptions{Names: []string{"nginx"}, Suite: suite, Newest: true})
+			c, err := controlOf(FindDeb(t, dir, "nginx"))
+			require.NoError(t, err)
+			v := Versions(t, suite, "nginx")
+			require.Equal(t, v[len(v)-1], c.Get("Version"))
+			host := Versions(t, "", "nginx")
+			if rel < 0 {
+				require.True(t, versionIs(c.Get("Version"), "lt", host[0]))
+			} else {
+				require.True(t, versionIs(c.Get("Version"), "gt", host[len(host)-1]))
+			}
+		})
 	}
 }
 
@@ -63,9 +66,10 @@ func TestPairOfOrdersAndBumpsWholeFamilies(t *testing.T) {
 	t.Parallel()
 	a := suiteOf(t, "")
 	series := PHPSeries(t, "")
-	names := []string{"php" + series + "-fpm"}
+	names := []string{"php" + series + "-fpm", "nginx"}
 	p := PairOf(t, names...)
 	require.True(t, versionIs(p.OldVersion, "lt", p.NewVersion))
+	require.Equal(t, p, PairOf(t, names...), "asked twice, fetched once")
 
 	p, err := a.pairOf(t.TempDir(), names, true)
 	require.NoError(t, err)
@@ -92,6 +96,37 @@ func TestPairOfOrdersAndBumpsWholeFamilies(t *testing.T) {
 	}
 	require.NotEqual(t, said[0], said[1])
 	require.Len(t, said[1], len(said[0]))
+
+	j := PHPJail(t, p.New, InMemory())
+	j.Start(t)
+	version, _ := j.PHP(t)
+	require.Equal(t, bumpDigits(upstream.FindString(p.OldVersion)), version)
+}
+
+// The oldest of everything is a set that works, and so is the newest.
+func TestBothSidesOfAPairServe(t *testing.T) {
+	t.Parallel()
+	series := PHPSeries(t, "")
+	names := append(PHPNames(t, "", []string{"fpm", "apache"}, "mysql", "gd", "memcached"), "nginx")
+	p := PairOf(t, append([]string{"php" + series + "-fpm"}, names...)...)
+	var versions []string
+	for _, debs := range []string{p.Old, p.New} {
+		for _, j := range []*Jail{
+			PHPJail(t, debs, InMemory(), Extensions("mysql", "gd", "memcached")),
+			ModPHPJail(t, debs, InMemory(), Extensions("mysql", "gd", "memcached")),
+		} {
+			j.Start(t)
+			version, extensions := j.PHP(t)
+			require.Subset(t, extensions, []string{"mysqli", "gd", "memcached"})
+			versions = append(versions, version)
+			j.Stop(t)
+		}
+	}
+	require.Equal(t, versions[0], versions[1])
+	require.Equal(t, versions[2], versions[3])
+	if upstream.FindString(p.OldVersion) != upstream.FindString(p.NewVersion) || p.Repacked {
+		require.NotEqual(t, versions[0], versions[2])
+	}
 }
 
 func TestRelationsAndVersionsAreBumpedExactly(t *testing.T) {
