@@ -1,7 +1,6 @@
 package phpconf
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
 )
@@ -24,20 +23,13 @@ const (
 	stElement
 )
 
-// SyntaxError is a fault in a configuration file. Its text is safe to show.
-type SyntaxError struct {
-	File string
-	Line int
-	Msg  string
-}
-
-func (e *SyntaxError) Error() string {
-	return fmt.Sprintf("%s:%d: %s", show(e.File), e.Line, e.Msg)
-}
-
 // constants tells what a bare word stands for. Varies says that there is such a
 // constant, whose value is not the same in every PHP.
 type constants func(name string) (value string, ok, varies bool)
+
+// variables tells what ${NAME} stands for. Where it is not ok what follows ":-"
+// is taken, and where nothing does, the value all the same.
+type variables func(name string) (value string, ok bool)
 
 // parser puts words together to statements. As in PHP a fault ends the file,
 // and what came before it is in force.
@@ -45,24 +37,22 @@ type parser struct {
 	s        *scanner
 	tok      token // the one that comes next
 	end      int   // offset behind the one that came before it
-	variable func(name string) (string, bool)
+	variable variables
 	constant constants
 
 	counted int // offset up to which lines were counted
 	line    int
 	depth   int
-	size    int // bytes of all values
 }
 
 const (
-	maxExpression = 100     // operators and parentheses in one another
-	maxValue      = 1 << 20 // bytes of one value with what stands for its variables
-	maxValues     = 64 << 20
+	maxExpression = 100      // operators and parentheses in one another
+	maxValue      = 64 << 10 // bytes of one value, with what its variables stand for
 )
 
 // parseIni calls do for each statement, in order, until one is refused. The
 // fault is one of the language; its File is left to the caller.
-func parseIni(data []byte, variable func(string) (string, bool), constant constants, do func(statement) error) (*SyntaxError, error) {
+func parseIni(data []byte, variable variables, constant constants, do func(statement) error) (*SyntaxError, error) {
 	p := &parser{s: newScanner(data), variable: variable, constant: constant, line: 1}
 	for p.advance(); ; {
 		switch p.tok.kind {
@@ -287,7 +277,7 @@ func (p *parser) list(constants bool) (operand, string) {
 			}
 			return v, fault
 		}
-		if p.size += b.Len(); fault == "" && (b.Len() > maxValue) {
+		if b.Len() > maxValue {
 			fault = "value too long"
 		}
 	}

@@ -6,111 +6,143 @@
 //
 // It reads what lies in a jail, so it trusts nothing: sizes, depth and the
 // number of files are bounded, and every path goes through a small interface
-// that the caller has rooted in the jail.
+// that the caller has rooted in the jail. It does not judge: a directive that
+// it does not know is kept and passed over, for PHP's series differ.
 //
 // Strings come out as they stand in the files. Whoever shows them cleans them.
 package phpconf
 
-import "time"
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"strconv"
+	"syscall"
+
+	"github.com/jailup/jailup/internal/event"
+	"github.com/jailup/jailup/internal/jail"
+)
 
 // Files is what a reader needs of a jail. Paths are absolute slash paths as the
-// jail sees them; links are followed as the jail would follow them.
+// jail sees them; links are followed as the jail would follow them. *jail.Root
+// satisfies it.
 type Files interface {
 	// ReadFile returns the whole of a regular file, and an error if it is
 	// longer than limit bytes. A missing file gives an error that is
-	// fs.ErrNotExist.
+	// fs.ErrNotExist, something that is no file one that is jail.ErrNotRegular.
 	ReadFile(path string, limit int64) ([]byte, error)
 	// ReadDir returns the names in a directory, without "." and "..".
 	ReadDir(path string) ([]string, error)
 }
 
+// Bounds of one reading. Debian's php.ini has 72 KB and 150 directives.
+const (
+	maxFile       = 4 << 20 // bytes of one file
+	maxTotal      = 16 << 20
+	maxFiles      = 5000
+	maxDirectives = 100_000  // statements of all files
+	maxNames      = 50_000   // directory entries looked at for one pattern
+	maxValues     = 16 << 20 // bytes of all values
+)
+
 // Directive is one setting and where it stands.
 type Directive struct {
-	Name, Value string
-	File        string // as the jail sees it
-	Line        int    // from 1
+	Name  string // as written; of an array's element "name[index]"
+	Value string // as PHP takes it: no quotes; on and yes are "1", off and none ""
+	File  string // as the jail sees it
+	Line  int    // from 1
 }
 
-// Extension is a shared object that PHP loads when it starts.
-type Extension struct {
-	Name string // without folder and .so: "mysqli"
-	Path string // absolute, as the jail sees it
-	Zend bool   // zend_extension, for the engine itself
+// SyntaxError is a fault in a configuration file. Its text is safe to show.
+type SyntaxError struct {
 	File string
 	Line int
+	Msg  string
 }
 
-// Ini is a configuration of PHP, in the order in which PHP reads it.
-type Ini struct {
-	Files      []string
-	Directives []Directive
-	Extensions []Extension
+func (e *SyntaxError) Error() string {
+	return fmt.Sprintf("%s:%d: %s", show(e.File), e.Line, e.Msg)
 }
 
-// Pool is a pool of PHP-FPM's workers.
-type Pool struct {
-	Name    string
-	Network string // "unix" or "tcp"
-	Address string // the socket's path, or "127.0.0.1:9000" for a dialer
-
-	User, Group, Chroot, Chdir           string
-	PingPath, PingResponse, StatusPath   string
-	AccessLog, SlowLog                   string
-	ListenOwner, ListenGroup, ListenMode string
-	PHP                                  []Directive // php_admin_value and its kin, Name as "memory_limit"
-	File                                 string
-	Line                                 int
+// readError is a file that cannot be read. The names in it come from the
+// jail, so its text is made safe to show, and the cause is kept.
+type readError struct {
+	file  string
+	cause error
 }
 
-// FPM is a configuration of PHP-FPM, read with all that it includes.
-type FPM struct {
-	ErrorLog       string
-	PIDFile        string
-	ControlTimeout time.Duration
-	Pools          []Pool
-	Files          []string
+func (e *readError) Error() string { return show(e.file) + ": " + reason(e.cause) }
+func (e *readError) Unwrap() error { return e.cause }
+
+// reason is the text of an error without the path, which the message has.
+func reason(err error) string {
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		err = p.Err
+	}
+	return event.Clean(err.Error(), 300)
 }
 
-// Warning is one thing that PHP complains about when it starts.
-type Warning struct {
-	Text  string
-	File  string
-	Line  int
-	Fatal bool
+// notThere tells what PHP passes over in silence: no file, a link to nowhere
+// or in a circle, a folder.
+func notThere(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) ||
+		errors.Is(err, syscall.ELOOP) || errors.Is(err, jail.ErrNotRegular)
 }
 
-// Get returns the directive that is in force.
-func (i *Ini) Get(name string) (Directive, bool) { return Directive{}, false }
+// show makes a string from a jail fit for a message: bounded, and quoted
+// where it holds anything but plain text.
+func show(s string) string {
+	const max = 200
+	if len(s) > max {
+		s = s[:max] + "..."
+	}
+	q := strconv.QuoteToASCII(s)
+	if q == `"`+s+`"` && s != "" {
+		return s
+	}
+	return q
+}
 
-// Names lists the directives that are set.
-func (i *Ini) Names() []string { return nil }
+// reader is what reading php.ini and reading php-fpm.conf share.
+type reader struct {
+	fsys       Files
+	env        map[string]string // nil: not known
+	total      int64
+	files      int
+	statements int
+	values     int
+}
 
-// ReadIni reads php.ini and the files of the scan folder.
-func ReadIni(files Files, main, scanDir, extensionDir string) (*Ini, error) { return &Ini{}, nil }
+func (r *reader) read(name string) ([]byte, error) {
+	if r.files++; r.files > maxFiles {
+		return nil, fmt.Errorf("more than %d files", maxFiles)
+	}
+	data, err := r.fsys.ReadFile(name, maxFile)
+	if err != nil {
+		return nil, &readError{file: name, cause: err}
+	}
+	if r.total += int64(len(data)); r.total > maxTotal {
+		return nil, fmt.Errorf("%s: the configuration is larger than %d MiB", show(name), maxTotal>>20)
+	}
+	return data, nil
+}
 
-// ReadFPM reads php-fpm.conf with all that it includes.
-func ReadFPM(files Files, main string) (*FPM, error) { return &FPM{}, nil }
+// count keeps what is kept within bounds.
+func (r *reader) count(st statement) error {
+	r.statements++
+	r.values += len(st.name) + len(st.index) + len(st.value)
+	if r.statements > maxDirectives || r.values > maxValues {
+		return fmt.Errorf("more than %d directives, or their values have more than %d MiB", maxDirectives, maxValues>>20)
+	}
+	return nil
+}
 
-// ListenLine finds the listen directive of a pool file.
-func ListenLine(file []byte) (pool, value string, line int) { return "", "", 0 }
-
-// SetListen replaces the listen directive of a pool.
-func SetListen(conf []byte, pool, value string) ([]byte, bool) { return nil, false }
-
-// Rewrite replaces prefixes of paths.
-func Rewrite(conf []byte, pairs [][2]string) []byte { return nil }
-
-// Priority is the place of a module among others.
-func Priority(ini []byte) int { return 20 }
-
-// Removed lists directives that an older PHP knows and a newer does not.
-func Removed(i *Ini, knownOld, knownNew map[string]bool) []Directive { return nil }
-
-// ParseInfo reads the names of directives out of phpinfo's text.
-func ParseInfo(text []byte) map[string]bool { return nil }
-
-// ParseModules reads the modules out of php -m.
-func ParseModules(text []byte) []string { return nil }
-
-// ParseWarnings reads what PHP complains about.
-func ParseWarnings(text []byte) []Warning { return nil }
+// variable resolves ${NAME} where no directive of that name is set.
+func (r *reader) variable(name string) (string, bool) {
+	if r.env == nil {
+		return "${" + name + "}", false
+	}
+	v, ok := r.env[name]
+	return v, ok
+}
