@@ -9,9 +9,8 @@ import (
 )
 
 const (
-	maxSymbolSteps = 1 << 16 // entries of a hash chain looked at for one name
-	maxRelocBytes  = 8 << 20 // of one relocation table
-	findChunk      = 64 << 10
+	maxRelocBytes = 8 << 20 // of one relocation table
+	findChunk     = 64 << 10
 )
 
 // Data reads what an ELF file holds at an address, as a process would find it
@@ -19,17 +18,21 @@ const (
 // blocks and the relocation tables of the file in memory, and reads a bounded part
 // of it, whatever its headers claim. A Data is for one goroutine.
 type Data struct {
-	p           *parser
-	symtab      uint64 // address, 0: none
-	gnuHash     uint64
-	sysvHash    uint64
-	rela, rel   table
-	budget      int64
-	loaded      bool
-	relas, rels []byte
+	p        *parser
+	symtab   uint64 // address, 0: none
+	gnuHash  uint64
+	sysvHash uint64
+	addends  relocations // each with an addend of its own
+	places   relocations // the addend lies in place
+	budget   int64
+	loaded   bool
 }
 
-type table struct{ addr, size uint64 }
+// relocations is a table of them.
+type relocations struct {
+	addr, size uint64
+	b          []byte
+}
 
 // OpenData reads the headers of a program or a shared library. The file stays the
 // caller's and must be open as long as the Data is used; budget is how many bytes
@@ -57,14 +60,14 @@ func OpenData(f File, budget int64) (*Data, error) {
 			d.gnuHash = val
 		case elf.DT_HASH:
 			d.sysvHash = val
-		case elf.DT_RELA:
-			d.rela.addr = val
+		case elf.DT_RELA: //nolint:misspell // a word of ELF
+			d.addends.addr = val
 		case elf.DT_RELASZ:
-			d.rela.size = val
+			d.addends.size = val
 		case elf.DT_REL:
-			d.rel.addr = val
+			d.places.addr = val
 		case elf.DT_RELSZ:
-			d.rel.size = val
+			d.places.size = val
 		}
 		return nil
 	})
@@ -115,147 +118,6 @@ func (d *Data) String(addr uint64, limit int) (string, error) {
 	return d.p.cstring(off, rest, limit)
 }
 
-// Symbol gives the address of a symbol that the file defines for others, found as
-// dlsym(3) finds it. ok is false where it defines none of that name.
-func (d *Data) Symbol(name string) (addr uint64, ok bool, err error) {
-	if d.symtab == 0 {
-		return 0, false, nil
-	}
-	switch {
-	case d.gnuHash != 0:
-		return d.findGNU(name)
-	case d.sysvHash != 0:
-		return d.findSysV(name)
-	}
-	return 0, false, nil
-}
-
-// findGNU walks the chain of the table that linkers write today: four words, a
-// Bloom filter of word size, buckets, and for each symbol its hash with the lowest
-// bit set at the end of a chain.
-func (d *Data) findGNU(name string) (uint64, bool, error) {
-	var head [3]uint32
-	for i := range head {
-		v, err := d.Uint32(d.gnuHash + uint64(i)*4)
-		if err != nil {
-			return 0, false, err
-		}
-		head[i] = v
-	}
-	buckets, first, bloom := uint64(head[0]), head[1], uint64(head[2])
-	if buckets == 0 {
-		return 0, false, nil
-	}
-	hash := uint32(5381)
-	for _, c := range []byte(name) {
-		hash = hash*33 + uint32(c)
-	}
-	start := d.gnuHash + 16 + bloom*uint64(d.wordSize())
-	n, err := d.Uint32(start + uint64(hash)%buckets*4)
-	if err != nil || n < first {
-		return 0, false, err
-	}
-	for range maxSymbolSteps {
-		h, err := d.Uint32(start + (buckets+uint64(n-first))*4)
-		if err != nil {
-			return 0, false, err
-		}
-		if h|1 == hash|1 {
-			if addr, ok, err := d.symbol(n, name); ok || err != nil {
-				return addr, ok, err
-			}
-		}
-		if h&1 != 0 {
-			return 0, false, nil
-		}
-		n++
-	}
-	return 0, false, errors.New("a chain of symbols has no end")
-}
-
-// findSysV walks the older table: number of buckets and of symbols, buckets, and
-// for each symbol the next one of its chain.
-func (d *Data) findSysV(name string) (uint64, bool, error) {
-	buckets, err := d.Uint32(d.sysvHash)
-	if err != nil || buckets == 0 {
-		return 0, false, err
-	}
-	hash := uint32(0)
-	for _, c := range []byte(name) {
-		hash = hash<<4 + uint32(c)
-		hash ^= hash >> 24 & 0xf0
-		hash &= 0x0fffffff
-	}
-	at := d.sysvHash + 8 + uint64(hash%buckets)*4
-	for range maxSymbolSteps {
-		n, err := d.Uint32(at)
-		if err != nil || n == 0 {
-			return 0, false, err
-		}
-		if addr, ok, err := d.symbol(n, name); ok || err != nil {
-			return addr, ok, err
-		}
-		at = d.sysvHash + 8 + (uint64(buckets)+uint64(n))*4
-	}
-	return 0, false, errors.New("a chain of symbols has no end")
-}
-
-// sym is an entry of the symbol table.
-type sym struct {
-	name    uint32
-	info    byte
-	other   byte
-	section uint16
-	value   uint64
-}
-
-func (d *Data) entry(n uint32) (sym, error) {
-	size := 16
-	if d.p.wide {
-		size = 24
-	}
-	b, err := d.p.mapped(d.symtab+uint64(n)*uint64(size), size)
-	if err != nil {
-		return sym{}, err
-	}
-	o := d.p.order
-	if d.p.wide {
-		return sym{o.Uint32(b), b[4], b[5], o.Uint16(b[6:]), o.Uint64(b[8:])}, nil
-	}
-	return sym{o.Uint32(b), b[12], b[13], o.Uint16(b[14:]), uint64(o.Uint32(b[4:]))}, nil
-}
-
-// defined tells whether others find the symbol.
-func (s sym) defined() bool {
-	vis, typ := elf.ST_VISIBILITY(s.other), elf.ST_TYPE(s.info)
-	return elf.SectionIndex(s.section) != elf.SHN_UNDEF && elf.ST_BIND(s.info) != elf.STB_LOCAL &&
-		(vis == elf.STV_DEFAULT || vis == elf.STV_PROTECTED) &&
-		(typ == elf.STT_NOTYPE || typ == elf.STT_OBJECT || typ == elf.STT_FUNC || typ == elf.STT_COMMON)
-}
-
-// symbol looks whether entry n is the one wanted.
-func (d *Data) symbol(n uint32, name string) (uint64, bool, error) {
-	s, err := d.entry(n)
-	if err != nil || !s.defined() {
-		return 0, false, err
-	}
-	if d.p.strsz != 0 && uint64(s.name) >= d.p.strsz {
-		return 0, false, fmt.Errorf("string %#x is beyond the string table", s.name)
-	}
-	off, rest, err := d.p.at(d.p.strtab + uint64(s.name))
-	if err != nil {
-		return 0, false, err
-	}
-	if rest <= uint64(len(name)) {
-		return 0, false, nil
-	}
-	b, err := d.p.bytes(off, len(name)+1)
-	if err != nil {
-		return 0, false, err
-	}
-	return s.value, string(b[:len(name)]) == name && b[len(name)] == 0, nil
-}
-
 // Pointer reads a pointer, as it is once the file was loaded at address 0: where a
 // relocation fills it, what that writes. A pointer into another file is an error.
 func (d *Data) Pointer(addr uint64) (uint64, error) {
@@ -267,19 +129,19 @@ func (d *Data) Pointer(addr uint64) (uint64, error) {
 		return 0, err
 	}
 	word := d.wordSize()
-	for _, t := range []struct {
-		b     []byte
-		width int
-	}{{d.relas, 3 * word}, {d.rels, 2 * word}} {
-		for b := t.b; len(b) >= t.width; b = b[t.width:] {
-			if d.p.word(b) != addr {
-				continue
+	find := func(table []byte, width int) []byte {
+		for ; len(table) >= width; table = table[width:] {
+			if d.p.word(table) == addr {
+				return table[:width]
 			}
-			if t.width == 3*word {
-				place = d.p.word(b[2*word:])
-			}
-			return d.relocated(d.p.word(b[word:]), place)
 		}
+		return nil
+	}
+	if r := find(d.addends.b, 3*word); r != nil {
+		return d.relocated(d.p.word(r[word:]), d.p.word(r[2*word:]))
+	}
+	if r := find(d.places.b, 2*word); r != nil {
+		return d.relocated(d.p.word(r[word:]), place)
 	}
 	// DT_RELR says only that the load address is to be added to what is there.
 	return place, nil
@@ -289,10 +151,7 @@ func (d *Data) loadRelocations() error {
 	if d.loaded {
 		return nil
 	}
-	for _, t := range []struct {
-		table
-		to *[]byte
-	}{{d.rela, &d.relas}, {d.rel, &d.rels}} {
+	for _, t := range []*relocations{&d.addends, &d.places} {
 		if t.addr == 0 || t.size == 0 {
 			continue
 		}
@@ -303,7 +162,7 @@ func (d *Data) loadRelocations() error {
 		if err != nil {
 			return err
 		}
-		*t.to = slices.Clone(b)
+		t.b = slices.Clone(b)
 	}
 	d.loaded = true
 	return nil

@@ -213,7 +213,7 @@ func TestHostileData(t *testing.T) {
 		_, err = size(1 << 20).Pointer(first)
 		require.ErrorContains(t, err, "cut off by its segment")
 		// A relocation of another kind, a symbol far away.
-		table := at(elf.DT_RELA)
+		table := at(elf.DT_RELA) //nolint:misspell // a word of ELF
 		list, _, err := dataOf(t, good).Symbol("list")
 		require.NoError(t, err)
 		_, err = patched(table+8, 5).Pointer(list)

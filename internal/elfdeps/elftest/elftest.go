@@ -269,7 +269,7 @@ func (m *maker) assemble(relocs []reloc) []byte {
 		tag(elf.DT_REL, table)
 		tag(elf.DT_RELSZ, size)
 	} else {
-		tag(elf.DT_RELA, table)
+		tag(elf.DT_RELA, table) //nolint:misspell // a word of ELF
 		tag(elf.DT_RELASZ, size)
 	}
 	tag(elf.DT_NULL, 0)
