@@ -41,6 +41,13 @@ func (r *Recipe) At(e Edition) *Recipe {
 	return out
 }
 
+// As marks a recipe that was read back as one of an edition.
+func (r *Recipe) As(e Edition) *Recipe {
+	out := *r
+	out.edition = e
+	return &out
+}
+
 // Servers returns the parts that have processes, in the order in which they
 // start: those that others need come first, and the main one last.
 func (r *Recipe) Servers() []*Recipe {

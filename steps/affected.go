@@ -12,9 +12,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/jailup/jailup/checks"
 	"github.com/jailup/jailup/internal/changeset"
 	"github.com/jailup/jailup/internal/event"
-	"github.com/jailup/jailup/internal/service"
 )
 
 // jailSize adds up the files of the jail, in bytes: what a snapshot needs.
@@ -45,17 +45,16 @@ func (e *Env) jailSize(ctx context.Context) int64 {
 
 // needRestart names other processes of the jail that have files mapped which
 // change: they keep the old ones until they are started again.
-func (e *Env) needRestart(server service.Server) []string {
+func (e *Env) needRestart(ctx context.Context) []string {
 	mine := map[int]bool{}
-	for _, p := range server.PIDs() {
-		mine[p] = true
-	}
-	changed := map[uint64]string{}
-	for _, op := range e.set.Ops {
-		if op.Old != nil && !op.Hold && op.Kind != changeset.Rmdir {
-			changed[op.Old.Ino] = op.Path
+	for _, u := range e.servers() {
+		if server, err := u.find(ctx, before); err == nil {
+			for _, p := range server.PIDs() {
+				mine[p] = true
+			}
 		}
 	}
+	changed := e.changedInodes()
 	dev, ino := e.Root.DevIno()
 	var out []string
 	entries, _ := os.ReadDir("/proc")
@@ -74,6 +73,83 @@ func (e *Env) needRestart(server service.Server) []string {
 		}
 	}
 	return out
+}
+
+// changedInodes are the files of the jail that go away, by inode.
+func (e *Env) changedInodes() map[uint64]string {
+	out := map[uint64]string{}
+	for _, op := range e.set.Ops {
+		if op.Old != nil && !op.Hold && op.Kind != changeset.Rmdir {
+			out[op.Old.Ino] = op.Path
+		}
+	}
+	return out
+}
+
+// findAffected takes into the run the servers of this jail that no package of it
+// is of, but that have files mapped which change: Apache beside nginx, when the C
+// library is replaced. They are restarted and checked too.
+func (e *Env) findAffected(ctx context.Context) error {
+	if e.Recipes == nil {
+		return nil
+	}
+	inodes := e.changedInodes()
+	for _, r := range e.Recipes.All() {
+		if !r.HasProcesses() || e.unit(r.Name) != nil {
+			continue
+		}
+		ed, ok := editionIn(viewOf(e.Root), r)
+		if !ok {
+			continue
+		}
+		u := newUnit(e, r.At(ed))
+		server, err := u.learn(ctx)
+		if err != nil {
+			return err
+		}
+		path := ""
+		for _, pid := range server.PIDs() {
+			if p := mapped(pid, inodes); p != "" {
+				path = p
+			}
+		}
+		if path == "" {
+			continue
+		}
+		u.facts.Affected = true
+		e.note(event.Info, fmt.Sprintf("%s of this jail has %s loaded, which changes: it is restarted and checked too", u.name(), path), "")
+		e.units = append([]*unit{u}, e.units...)
+		e.Affected = append(e.Affected, u.recipe[before])
+	}
+	if len(e.Affected) == 0 || e.Scratch != "" {
+		return nil
+	}
+	if err := e.keepRecipes(); err != nil {
+		return err
+	}
+	return e.addBaseline(ctx)
+}
+
+// addBaseline records how the affected servers answer, beside what is recorded.
+func (e *Env) addBaseline(ctx context.Context) error {
+	report := e.before()
+	for _, u := range e.servers() {
+		if !u.facts.Affected {
+			continue
+		}
+		t, err := u.target(before)
+		if err != nil {
+			return err
+		}
+		set, err := checks.Standard(t, checks.Config{})
+		if err != nil {
+			return err
+		}
+		report.Results = append(report.Results, checks.Baseline(ctx, set.Checks()).Results...)
+		report.Down = false
+	}
+	e.baseline = &report
+	return e.saveJSON("baseline.json", report)
 }
 
 // mapped returns a changed file that a process has mapped; the fifth field of a

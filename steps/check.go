@@ -14,10 +14,10 @@ import (
 // error is ErrUnhealthy where it is not well or down; any other error means that
 // it could not be looked at.
 func Check(ctx context.Context, e *Env) (checks.Report, error) {
-	if err := CheckJail(e.Root, e.Recipe.Executables); err != nil {
+	if err := CheckJail(e.Root, e.Recipe); err != nil {
 		return checks.Report{}, err
 	}
-	set, err := e.checkSet()
+	set, err := e.checkSet(before)
 	if err != nil {
 		return checks.Report{}, err
 	}

@@ -35,8 +35,10 @@ func Create(ctx context.Context, e *Env, dir, listen string, enter func(*jail.Ro
 	if listen == "" {
 		listen = e.Recipe.Create.Listen
 	}
-	if err := recipes.CheckListen(listen); err != nil {
-		return nil, fail(ErrUsage, "", "cannot create a jail: --listen: %w", err)
+	if listen != "" {
+		if err := recipes.CheckListen(listen); err != nil {
+			return nil, fail(ErrUsage, "", "cannot create a jail: --listen: %w", err)
+		}
 	}
 	parent, err := prepareParent(dir)
 	if err != nil {
@@ -216,7 +218,7 @@ func (b *builder) build(ctx context.Context, tmp string, parent *os.File, name s
 	if err != nil {
 		return err
 	}
-	e.sel, err = fileset.Select(ctx, fileset.Input{Root: root, Recipe: e.Recipe, World: world, Stage: e.stage, Whole: true})
+	e.sel, err = fileset.Select(ctx, fileset.Input{Root: root, Recipe: e.next(), World: world, Stage: e.stage, Whole: true})
 	if err != nil {
 		return err
 	}
@@ -240,22 +242,35 @@ func (b *builder) build(ctx context.Context, tmp string, parent *os.File, name s
 	}
 	b.manifest = e.sel.Manifest
 	b.manifest.Run, b.manifest.Target, b.manifest.Time = e.Run, e.target.Digest(), time.Now().UTC()
-	b.manifest.Files = append(b.manifest.Files, b.made...)
+	e.noteParts(b.manifest)
+	shipped := b.manifest.Index()
+	for _, f := range b.made {
+		// What a package ships and the recipe changes is a change like an
+		// administrator's: it is kept.
+		if _, ok := shipped[f.Path]; !ok {
+			b.manifest.Files = append(b.manifest.Files, f)
+		}
+	}
 	return nil
 }
 
 func (b *builder) test(ctx context.Context) error {
-	test := b.e.Recipe.Configuration.Test
-	if len(test) == 0 || !b.e.Options.Rehearse {
+	if !b.e.Options.Rehearse {
 		return nil
 	}
-	res, err := b.root.Run(ctx, jail.Box{Argv: test})
-	if err != nil {
-		return &Error{Err: fmt.Errorf("cannot test the new jail: %w", err), Hint: "to go without the test: --rehearse=false"}
-	}
-	if res.Exit != 0 || res.TimedOut {
-		return fmt.Errorf("cannot create the jail: %s fails in it: %s", strings.Join(test, " "),
-			strings.Join(event.CleanLines(string(res.Output), 5, 200), "; "))
+	for _, r := range b.e.next().Servers() {
+		u := newUnit(b.e, r)
+		test := u.testArgv(after)
+		if len(test) == 0 {
+			continue
+		}
+		res, err := b.root.Run(ctx, jail.Box{Argv: test, Env: u.environment()})
+		if err != nil {
+			return &Error{Err: fmt.Errorf("cannot test the new jail: %w", err), Hint: "to go without the test: --rehearse=false"}
+		}
+		if fails := u.failures(res); len(fails) > 0 {
+			return fmt.Errorf("cannot create the jail: %s fails in it: %s", strings.Join(test, " "), strings.Join(fails, "; "))
+		}
 	}
 	return nil
 }
@@ -281,7 +296,7 @@ func (b *builder) skeleton() error {
 // recipe makes what the recipe wants beside the packages' files: users and
 // groups (these and no others), folders, files, devices.
 func (b *builder) recipe() error {
-	c := b.e.Recipe.Create
+	c := b.e.next().Create
 	uids, gids := map[string]int{"": 0}, map[string]int{"": 0}
 	var passwd, group strings.Builder
 	for _, u := range c.Users {
@@ -309,12 +324,22 @@ func (b *builder) recipe() error {
 		"/etc/hosts":         "127.0.0.1 localhost\n::1 localhost ip6-localhost\n",
 		"/etc/resolv.conf":   hostResolvConf(),
 	}
-	for _, f := range c.Files {
-		text, err := f.Render(recipes.Values{Listen: b.listen})
-		if err != nil {
-			return err
+	with := map[string]bool{}
+	for _, p := range b.e.next().Parts() {
+		with[p.Name] = true
+	}
+	for _, p := range b.e.next().Parts() { // the main one last
+		v := recipes.Values{With: with}
+		if p.Name == b.e.Recipe.Name {
+			v.Listen = b.listen
 		}
-		files[f.Path] = text
+		for _, f := range p.Create.Files {
+			text, err := f.Render(v)
+			if err != nil {
+				return err
+			}
+			files[f.Path] = text
+		}
 	}
 	for _, p := range sortedKeys(files) {
 		if err := b.file(p, files[p], 0o644); err != nil {

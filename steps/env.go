@@ -4,8 +4,6 @@ package steps
 
 import (
 	"path/filepath"
-	"slices"
-	"sync"
 	"time"
 
 	"github.com/jailup/jailup/backup"
@@ -17,9 +15,7 @@ import (
 	"github.com/jailup/jailup/internal/jail"
 	"github.com/jailup/jailup/internal/manifest"
 	"github.com/jailup/jailup/internal/pipeline"
-	"github.com/jailup/jailup/internal/service"
 	"github.com/jailup/jailup/internal/source"
-	"github.com/jailup/jailup/internal/webconf"
 	"github.com/jailup/jailup/recipes"
 )
 
@@ -34,25 +30,24 @@ type (
 // before the side effect that they describe, and are small: long lists lie in
 // the run's folder.
 type Facts struct {
-	Verb       string            `json:"verb"`
-	Server     string            `json:"server"`
-	Jail       string            `json:"jail"`
-	Stage      string            `json:"stage,omitempty"`       // the stage's folder
-	Snapshots  string            `json:"snapshots,omitempty"`   // the store's folder
-	Snapshot   string            `json:"snapshot,omitempty"`    // its id
-	KeepStage  bool              `json:"keep_stage,omitempty"`  // an old version lies only there
-	Keep       int               `json:"keep,omitempty"`        // --keep
-	Sealed     bool              `json:"sealed,omitempty"`      // the snapshot has its name
-	WasRunning bool              `json:"was_running,omitempty"` // before the run
-	Argv       []string          `json:"argv,omitempty"`        // how the old server was started
-	Signalled  bool              `json:"signalled,omitempty"`   // the old server was, or may have been
-	From       map[string]string `json:"from,omitempty"`
-	To         map[string]string `json:"to,omitempty"`
-	Target     string            `json:"target,omitempty"` // digest of the target
-	Changed    int               `json:"changed,omitempty"`
-	Grace      time.Duration     `json:"grace,omitempty"` // --stop-timeout
-	Soak       time.Duration     `json:"soak,omitempty"`
-	Deadline   time.Duration     `json:"deadline,omitempty"` // --start-timeout
+	Verb      string            `json:"verb"`
+	Server    string            `json:"server"`
+	Jail      string            `json:"jail"`
+	Stage     string            `json:"stage,omitempty"`      // the stage's folder
+	Snapshots string            `json:"snapshots,omitempty"`  // the store's folder
+	Snapshot  string            `json:"snapshot,omitempty"`   // its id
+	KeepStage bool              `json:"keep_stage,omitempty"` // an old version lies only there
+	Keep      int               `json:"keep,omitempty"`       // --keep
+	Sealed    bool              `json:"sealed,omitempty"`     // the snapshot has its name
+	Servers   []ServerFacts     `json:"servers,omitempty"`    // in the order in which they start
+	Signalled bool              `json:"signalled,omitempty"`  // the old server was, or may have been
+	From      map[string]string `json:"from,omitempty"`
+	To        map[string]string `json:"to,omitempty"`
+	Target    string            `json:"target,omitempty"` // digest of the target
+	Changed   int               `json:"changed,omitempty"`
+	Grace     time.Duration     `json:"grace,omitempty"` // --stop-timeout
+	Soak      time.Duration     `json:"soak,omitempty"`
+	Deadline  time.Duration     `json:"deadline,omitempty"` // --start-timeout
 	// PrevStage is the stage of the run that this one makes the last but one.
 	PrevStage string `json:"prev_stage,omitempty"`
 	// To of a rollback: the run that is taken back, or the snapshot.
@@ -61,7 +56,10 @@ type Facts struct {
 
 // Options are what the command line and the configuration decide.
 type Options struct {
-	Version     string   // of the server: exact, or a constraint on the upstream version
+	Named       string   // the server that was asked for; "" is the recipe's own
+	Version     string   // of that server: exact, or a constraint on the upstream version
+	With        []string // modules that are to come in
+	Drop        []string // modules that are to go
 	Hold        []string // packages that stay as they are
 	Adopt       bool     // an executable that no package knows is replaced
 	ConfNew     bool
@@ -81,24 +79,31 @@ type Env struct {
 	Run      string // id
 	JailID   string
 	Root     *jail.Root
-	Recipe   *recipes.Recipe
-	Source   source.Source // nil in a recovery
+	Recipe   *recipes.Recipe // of the jail as it is, its parts joined
+	Next     *recipes.Recipe // as it shall be; nil: the same
+	Recipes  *recipes.Set    // all there are; nil: series stay, and nobody else is looked for
+	Source   source.Source   // nil in a recovery
 	Arch     string
 	StateDir string // of this jail: StateDir/<jail-id>
 	Store    backup.Store
 	StoreDir string
 	Events   *event.Stream
 	Options  Options
-	// Argv is how the server was started before the run.
-	Argv []string
+	// Servers are the facts of the servers in a recovery, Affected the recipes of
+	// those that are only restarted.
+	Servers  []ServerFacts
+	Affected []*recipes.Recipe
+	// Base is where the versions that the jail has may be known from, where Source
+	// is of another release; nil: nowhere else.
+	Base source.Source
 	// Scratch is the folder of a run that changes nothing; see Look.
 	Scratch string
 	// Guard starts the guardian; nil where the process is one itself.
 	Guard func() (*guard.Guardian, error)
 
-	control  service.Controller
-	finding  sync.Mutex
-	conf     *webconf.Nginx
+	units    []*unit
+	modules  []string // packages that are asked for beside the recipe's
+	enable   []string // what is to be switched on
 	guardian *guard.Guardian
 	prober   *checks.Prober
 	target   *source.Target
@@ -127,51 +132,6 @@ func (e *Env) RunDir() string {
 }
 
 func (e *Env) file(name string) string { return filepath.Join(e.RunDir(), name) }
-
-// Control returns the controller of the jail's server.
-func (e *Env) Control() service.Controller {
-	if e.control == nil {
-		e.control = service.NewProcess(e.Root, e.spec(), service.ExtraExes(e.extraExes))
-	}
-	return e.control
-}
-
-// configuration reads the server's configuration, once in a run: the new server
-// is judged by what the old one was told, not by a configuration that came with
-// the new one.
-func (e *Env) configuration() (*webconf.Nginx, error) {
-	if e.conf == nil {
-		main := e.mainConf()
-		conf, err := webconf.ReadNginx(e.Root, main, filepath.Dir(main))
-		if err != nil {
-			return nil, err
-		}
-		e.conf = conf
-	}
-	return e.conf, nil
-}
-
-// mainConf is the configuration file that the server was started with.
-func (e *Env) mainConf() string {
-	if c := e.Recipe.Configuration; c.Option != "" {
-		for i, a := range e.Argv {
-			if a == c.Option && i+1 < len(e.Argv) && filepath.IsAbs(e.Argv[i+1]) {
-				return e.Argv[i+1]
-			}
-		}
-	}
-	return e.Recipe.Configuration.Main
-}
-
-// testArgv is the command that tests the configuration of the server as it was
-// started.
-func (e *Env) testArgv() []string {
-	argv := e.Recipe.Configuration.Test
-	if main := e.mainConf(); len(argv) > 0 && main != e.Recipe.Configuration.Main {
-		argv = append(slices.Clone(argv), e.Recipe.Configuration.Option, main)
-	}
-	return argv
-}
 
 // note tells something that stops nothing.
 func (e *Env) note(level, text, hint string) { e.Events.Notice(level, text, hint) }

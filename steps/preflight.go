@@ -16,8 +16,8 @@ import (
 	"github.com/jailup/jailup/internal/fileset"
 	"github.com/jailup/jailup/internal/jail"
 	"github.com/jailup/jailup/internal/manifest"
-	"github.com/jailup/jailup/internal/service"
 	"github.com/jailup/jailup/internal/sys"
+	"github.com/jailup/jailup/recipes"
 	"golang.org/x/sys/unix"
 )
 
@@ -29,7 +29,7 @@ func (s *preflight) Name() string { return "preflight" }
 
 func (s *preflight) Do(ctx context.Context, run *Run) error {
 	e := s.e
-	if err := CheckJail(e.Root, e.Recipe.Executables); err != nil {
+	if err := CheckJail(e.Root, e.Recipe); err != nil {
 		return err
 	}
 	if err := sys.MkdirAll(e.RunDir(), 0o700); err != nil {
@@ -45,8 +45,8 @@ func (s *preflight) Do(ctx context.Context, run *Run) error {
 	if e.old, err = manifest.Load(e.StateDir); err != nil {
 		return err
 	}
-	if e.old != nil && e.old.Server != e.Recipe.Name {
-		return fail(ErrUsage, "", "cannot upgrade %s: jail %s holds %s", e.Recipe.Name, e.Root.Path(), e.old.Server)
+	if err := e.checkSame(); err != nil {
+		return err
 	}
 	if last, err := LoadLast(e.StateDir); err == nil && last != nil {
 		run.Facts.PrevStage = last.Stage
@@ -57,6 +57,17 @@ func (s *preflight) Do(ctx context.Context, run *Run) error {
 	}
 	run.Facts.Stage = filepath.Join(root, e.Run)
 	return e.baselineNow(ctx, run)
+}
+
+// checkSame refuses a server that this jail was not built for.
+func (e *Env) checkSame() error {
+	if e.old == nil || e.old.Server == "" {
+		return nil
+	}
+	if _, ok := e.Recipe.Part(e.old.Server); !ok {
+		return fail(ErrUsage, "", "cannot upgrade %s: jail %s holds %s", e.Recipe.Name, e.Root.Path(), e.old.Server)
+	}
+	return nil
 }
 
 func (s *preflight) Undo(context.Context, *Run) error { return nil }
@@ -81,17 +92,27 @@ var kernelNeeds = [2]int{5, 10}
 
 // CheckJail refuses what jailup cannot work on: what CheckKind refuses, and a
 // directory without the server.
-func CheckJail(root *jail.Root, executables []string) error {
+func CheckJail(root *jail.Root, r *recipes.Recipe) error {
 	if err := CheckKind(root); err != nil {
 		return err
 	}
-	for _, x := range executables {
-		if info, err := root.Stat(x); err == nil && info.IsRegular() {
-			return nil
-		}
+	main := r.Parts()[len(r.Parts())-1]
+	if Holds(root, main) {
+		return nil
 	}
+	return NoServer(root, main.Executables)
+}
+
+// Holds tells whether a jail has one of the executables of a recipe.
+func Holds(root *jail.Root, r *recipes.Recipe) bool {
+	_, ok := editionIn(viewOf(root), r)
+	return ok
+}
+
+// NoServer says that a jail has none of these executables.
+func NoServer(root *jail.Root, executables []string) error {
 	return fail(nil, "build one with: jailup create SERVER --jail DIR",
-		"cannot work on jail %s: it holds no %s", root.Path(), strings.Join(executables, ", "))
+		"cannot work on jail %s: it holds no %s", root.Path(), strings.ReplaceAll(strings.Join(executables, ", "), "{series}", "*"))
 }
 
 // CheckKind refuses an old kernel, and a jail with a package database.
@@ -113,23 +134,32 @@ func CheckKind(root *jail.Root) error {
 	return nil
 }
 
-// baselineNow records how the old server runs and answers.
+// baselineNow records how the old servers run and answer.
 func (e *Env) baselineNow(ctx context.Context, run *Run) error {
-	server, err := e.Control().Find(ctx)
-	if err != nil {
-		return err
+	var down []string
+	for _, u := range e.servers() {
+		server, err := u.learn(ctx)
+		if err != nil {
+			return err
+		}
+		if !server.Running() {
+			down = append(down, u.name())
+		}
+		if _, err := u.configuration(); err != nil {
+			e.note(event.Warning, fmt.Sprintf("cannot read the configuration of %s: %v", u.name(), err), "")
+		}
 	}
-	run.Facts.WasRunning = server.Running()
-	if server.Master != nil {
-		run.Facts.Argv = service.ArgvOf(*server.Master, e.spec())
-		e.Argv = run.Facts.Argv
+	e.saveServers(&run.Facts)
+	if len(down) > 0 {
+		are, them := "is", "it"
+		if len(down) > 1 {
+			are, them = "are", "they"
+		}
+		e.note(event.Info, fmt.Sprintf("%s %s down; %s will be started for the checks and left down", strings.Join(down, ", "), are, them), "")
 	}
 	report := checks.Report{Down: true}
-	if _, err := e.configuration(); err != nil {
-		e.note(event.Warning, fmt.Sprintf("cannot read the configuration of %s: %v", e.Recipe.Name, err), "")
-	}
-	if server.Running() {
-		set, err := e.checkSet()
+	if e.anyRunning() {
+		set, err := e.checkSet(before)
 		if err != nil {
 			return err
 		}
@@ -140,8 +170,6 @@ func (e *Env) baselineNow(ctx context.Context, run *Run) error {
 		for _, r := range report.With(checks.Unhealthy) {
 			e.Events.Check(r.Name, event.CheckBefore, r.Detail)
 		}
-	} else {
-		e.note(event.Info, e.Recipe.Name+" is down; it will be started for the checks and left down", "")
 	}
 	e.baseline = &report
 	return e.saveJSON("baseline.json", report)

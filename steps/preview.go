@@ -12,7 +12,6 @@ import (
 	"github.com/jailup/jailup/internal/journal"
 	"github.com/jailup/jailup/internal/manifest"
 	"github.com/jailup/jailup/internal/pipeline"
-	"github.com/jailup/jailup/internal/service"
 )
 
 // Preview is what an upgrade would change: what plan and --dry-run tell.
@@ -62,7 +61,7 @@ func (nowhere) Save(journal.Record) error { return nil }
 // nothing is written elsewhere, but packages into the cache.
 func Look(ctx context.Context, e *Env) (*Preview, error) {
 	run := pipeline.NewRun(e.Run, Facts{Verb: "plan", Server: e.Recipe.Name, Jail: e.Root.Path()}, nowhere{}, nil)
-	if err := CheckJail(e.Root, e.Recipe.Executables); err != nil {
+	if err := CheckJail(e.Root, e.Recipe); err != nil {
 		return nil, err
 	}
 	var err error
@@ -73,14 +72,15 @@ func Look(ctx context.Context, e *Env) (*Preview, error) {
 		return nil, err
 	}
 	run.Facts.Stage = filepath.Join(e.Scratch, "stage")
-	server, err := e.Control().Find(ctx)
-	if err != nil {
+	if err := e.checkSame(); err != nil {
 		return nil, err
 	}
-	if server.Master != nil {
-		e.Argv = service.ArgvOf(*server.Master, e.spec())
+	for _, u := range e.servers() {
+		if _, err := u.learn(ctx); err != nil {
+			return nil, err
+		}
 	}
-	p := &Preview{Schema: 1, Server: e.Recipe.Name, Jail: e.Root.Path(), State: e.Recipe.State, Running: server.Running()}
+	p := &Preview{Schema: 1, Server: e.Recipe.Name, Jail: e.Root.Path(), State: e.Recipe.State, Running: e.anyRunning()}
 	for _, s := range []Step{&resolve{e}, &fetch{e}, &stage{e}, &rehearse{e}} {
 		e.Events.StepStart(s.Name())
 		began := time.Now()
@@ -115,7 +115,7 @@ func Look(ctx context.Context, e *Env) (*Preview, error) {
 	}
 	p.Conf, p.Changed = e.sel.Conf, e.sel.Changed
 	p.Snapshot = e.jailSize(ctx)
-	p.Restart = e.needRestart(server)
+	p.Restart = e.needRestart(ctx)
 	return p, nil
 }
 

@@ -24,43 +24,120 @@ func (s *rehearse) Name() string { return "rehearse" }
 
 func (s *rehearse) Do(ctx context.Context, run *Run) error {
 	e := s.e
-	test := e.testArgv()
-	if !e.Options.Rehearse || len(test) == 0 {
+	if !e.Options.Rehearse {
 		e.Events.StepSkip("rehearse", "switched off")
 		return nil
 	}
-	res, err := e.Root.Run(ctx, jail.Box{Argv: test, Stage: e.stage.Dir(), Changes: boxChanges(e.set)})
-	if err != nil {
-		return &Error{Err: fmt.Errorf("cannot rehearse %s: %w", e.Recipe.Name, err), Hint: "to go without the rehearsal: --rehearse=false"}
+	for _, u := range e.servers() {
+		if u.facts.Affected || len(u.recipe[after].Configuration.Test) == 0 {
+			continue
+		}
+		if err := u.rehearse(ctx, run.Facts.Verb); err != nil {
+			return err
+		}
 	}
-	if res.Exit == 0 && !res.TimedOut {
+	return e.removedDirectives(ctx)
+}
+
+// rehearse tests the configuration of one server.
+func (u *unit) rehearse(ctx context.Context, verb string) error {
+	e := u.e
+	test, was := u.testArgv(after), u.testArgv(before)
+	res, err := e.Root.Run(ctx, jail.Box{Argv: test, Env: u.environment(), Stage: e.stage.Dir(), Changes: boxChanges(e.set)})
+	if err != nil {
+		return &Error{Err: fmt.Errorf("cannot rehearse %s: %w", u.name(), err), Hint: "to go without the rehearsal: --rehearse=false"}
+	}
+	fails := u.failures(res)
+	old, err := e.Root.Run(ctx, jail.Box{Argv: was, Env: u.environment()})
+	if err != nil {
+		return fmt.Errorf("cannot rehearse %s: %w", u.name(), err)
+	}
+	if len(fails) == 0 {
+		u.warn(res, old)
 		return nil
 	}
-	old, err := e.Root.Run(ctx, jail.Box{Argv: test})
-	if err != nil {
-		return fmt.Errorf("cannot rehearse %s: %w", e.Recipe.Name, err)
-	}
 	lines := event.CleanLines(string(res.Output), 5, 200)
-	if old.Exit == res.Exit && old.TimedOut == res.TimedOut && sameWords(old.Output, res.Output) {
+	same := old.Exit == res.Exit && old.TimedOut == res.TimedOut && sameWords(old.Output, res.Output)
+	if same && res.Exit == 0 && !res.TimedOut {
+		// It starts with it, as it did before: the baseline has it as well.
+		e.note(event.Warning, fmt.Sprintf("%s says of this jail's configuration, and did so before: %s", u.name(), strings.Join(fails, "; ")), "")
+		return nil
+	}
+	if same {
 		// Whatever starts the server next would meet it: a stop would be for good.
 		return fail(nil, "mend the configuration; to go on all the same: --rehearse=false",
 			"cannot stop %s: it would not start again, the old one neither: it does not pass %s on this jail's configuration: %s",
-			e.Recipe.Name, strings.Join(test, " "), strings.Join(lines, "; "))
+			u.name(), strings.Join(test, " "), strings.Join(lines, "; "))
 	}
-	if err := e.saveText("rehearsal.txt", res.Output); err != nil {
+	name := "rehearsal.txt"
+	if u.part() != "" {
+		name = "rehearsal-" + u.part() + ".txt"
+	}
+	if err := e.saveText(name, res.Output); err != nil {
 		return err
 	}
 	what := fmt.Sprintf("exit status %d", res.Exit)
 	if res.TimedOut {
 		what = "no end within its time"
 	}
-	return fail(nil, "mend the configuration, or look at "+e.file("rehearsal.txt"),
+	if res.Exit == 0 {
+		lines = fails
+	}
+	return fail(nil, "mend the configuration, or look at "+e.file(name),
 		"cannot go on with the %s: the %s to come does not pass %s on this jail's configuration (%s): %s",
-		run.Facts.Verb, e.Recipe.Name, strings.Join(test, " "), what, strings.Join(lines, "; "))
+		verb, u.name(), strings.Join(test, " "), what, strings.Join(lines, "; "))
+}
+
+// failures are the lines for which a test counts as failed. Some programs end
+// well with what is a failure: the recipe knows their words.
+func (u *unit) failures(res *jail.BoxResult) []string {
+	lines := event.CleanLines(string(res.Output), 200, 300)
+	var out []string
+	for _, f := range u.recipe[after].Configuration.Fails {
+		re, err := regexp.Compile(f)
+		if err != nil {
+			continue // validated when the recipe was read
+		}
+		for _, l := range lines {
+			if re.MatchString(l) && !slices.Contains(out, l) {
+				out = append(out, l)
+			}
+		}
+	}
+	if len(out) == 0 && (res.Exit != 0 || res.TimedOut) {
+		out = []string{ending(res)}
+	}
+	return out
+}
+
+// warn shows what the new program says of the configuration; what the old one
+// says as well is only worth a remark.
+func (u *unit) warn(res, old *jail.BoxResult) {
+	said := map[string]bool{}
+	for _, l := range remarks(old.Output) {
+		said[moment.ReplaceAllString(l, "")] = true
+	}
+	for _, l := range remarks(res.Output) {
+		level := event.Warning
+		if said[moment.ReplaceAllString(l, "")] {
+			level = event.Info
+		}
+		u.e.note(level, fmt.Sprintf("%s says: %s", u.name(), l), "")
+	}
+}
+
+// maxRemarks bounds how many lines of one test are shown.
+const maxRemarks = 20
+
+// allWell are lines that say that there is nothing to say.
+var allWell = regexp.MustCompile(`(?i)syntax (is )?ok\b|test is successful|^\s*$`)
+
+func remarks(out []byte) []string {
+	return slices.DeleteFunc(event.CleanLines(string(out), maxRemarks, 300), allWell.MatchString)
 }
 
 // moment is what two runs of one test differ in: the time and the process.
-var moment = regexp.MustCompile(`\d{4}/\d{2}/\d{2} \d{2}:\d{2}:\d{2}|\d+#\d+`)
+var moment = regexp.MustCompile(`\d{4}/\d{2}/\d{2} \d{2}:\d{2}:\d{2}|\[\d{2}-\w{3}-\d{4} \d{2}:\d{2}:\d{2}\]|\[\w{3} \w{3} \d{2} [\d:.]+ \d{4}\]|\[pid [\d:tid ]+\]|\d+#\d+`)
 
 // sameWords tells whether two outputs say the same.
 func sameWords(a, b []byte) bool {
@@ -72,11 +149,17 @@ func (s *rehearse) Undo(context.Context, *Run) error { return nil }
 // buildDiff compares how the jail's program and the package's were built, both
 // run in the sandbox: " (built with --x; the package has --y)".
 func (e *Env) buildDiff(ctx context.Context, world *fileset.World, exe string) string {
-	if len(e.Recipe.Version) == 0 || e.Recipe.Version[0] != exe {
+	var version []string
+	for _, p := range e.Recipe.Parts() {
+		if len(p.Version) > 0 && p.Version[0] == exe {
+			version = p.Version
+		}
+	}
+	if version == nil {
 		return ""
 	}
 	ask := func(changes []jail.Change) []string {
-		res, err := e.Root.Run(ctx, jail.Box{Argv: e.Recipe.Version, Stage: e.stage.Dir(), Changes: changes})
+		res, err := e.Root.Run(ctx, jail.Box{Argv: version, Stage: e.stage.Dir(), Changes: changes})
 		if err != nil || res.Exit != 0 {
 			return nil
 		}
@@ -99,7 +182,7 @@ func (e *Env) buildDiff(ctx context.Context, world *fileset.World, exe string) s
 	if here == "" && there == "" {
 		return ""
 	}
-	return fmt.Sprintf(" (of %s, here only: %s; in the package only: %s)", strings.Join(e.Recipe.Version, " "), orNone(here), orNone(there))
+	return fmt.Sprintf(" (of %s, here only: %s; in the package only: %s)", strings.Join(version, " "), orNone(here), orNone(there))
 }
 
 func orNone(s string) string {

@@ -72,15 +72,24 @@ func (s *resolve) Undo(context.Context, *Run) error { return nil }
 var rangeRE = regexp.MustCompile(`[<>=!~, ]`)
 
 // Wants turns the recipe's packages and --version into what is asked of the
-// source. What comes beside the server is needed only in a jail that jailup
-// built. A version with an operator is a constraint on the upstream version,
-// one without is exact.
-func Wants(r *recipes.Recipe, version string, whole bool) []source.Want {
+// source; the version is that of the server named, the main one where that is "".
+// What comes beside the servers is needed only in a jail that jailup built. A
+// version with an operator is a constraint on the upstream version, one without
+// is exact.
+func Wants(r *recipes.Recipe, named, version string, whole bool) []source.Want {
+	needed := map[string]bool{}
+	of := r.Server()
+	for _, part := range r.Parts() {
+		needed[part.Server()] = true
+		if part.Name == named {
+			of = part.Server()
+		}
+	}
 	var out []source.Want
-	for i, p := range r.Packages {
-		w := source.Want{Name: p, Optional: i > 0 && !whole}
+	for _, p := range r.Packages {
+		w := source.Want{Name: p, Optional: !needed[p] && !whole}
 		switch {
-		case i > 0 || version == "":
+		case p != of || version == "":
 		case rangeRE.MatchString(strings.TrimSpace(version)) && strings.ContainsAny(version[:1], "<>=!~"):
 			w.Constraint = version
 		default:
@@ -89,36 +98,6 @@ func Wants(r *recipes.Recipe, version string, whole bool) []source.Want {
 		out = append(out, w)
 	}
 	return out
-}
-
-func (e *Env) resolveTarget(ctx context.Context) error {
-	ix, err := e.Source.Index(ctx)
-	if err != nil {
-		return sourceError(err)
-	}
-	for _, n := range ix.Notices {
-		e.note(event.Warning, n.Message, "")
-	}
-	held := map[string]string{}
-	for _, p := range e.Options.Hold {
-		if e.old == nil || e.old.Packages[p] == "" {
-			e.note(event.Warning, p+" is to be held, but which version the jail has is not known", "")
-			continue
-		}
-		held[p] = e.old.Packages[p]
-	}
-	target, err := source.Resolve(ix, source.Request{Roots: Wants(e.Recipe, e.Options.Version, e.Root == nil || e.old != nil && e.old.Whole), Without: e.Recipe.Without, Arch: e.Arch, Held: held})
-	if err != nil {
-		return sourceError(err)
-	}
-	for _, n := range target.Notes {
-		e.note(event.Warning, n, "")
-	}
-	e.index, e.target, e.Arch = ix, target, ix.Arch()
-	if _, ok := target.Get(e.Recipe.Server()); !ok {
-		return fmt.Errorf("cannot resolve %s: the target holds no package %s", e.Recipe.Name, e.Recipe.Server())
-	}
-	return nil
 }
 
 // sourceError gives a source's error its kind and hint.

@@ -6,12 +6,13 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 
 	"github.com/jailup/jailup/checks"
 	"github.com/jailup/jailup/internal/changeset"
 	"github.com/jailup/jailup/internal/manifest"
 	"github.com/jailup/jailup/internal/sys"
-	"github.com/jailup/jailup/internal/webconf"
+	"github.com/jailup/jailup/recipes"
 )
 
 // Rollback is the pipeline of `jailup rollback`: to the last version by the same
@@ -75,7 +76,10 @@ func (s *choose) Do(ctx context.Context, run *Run) error {
 	if err := s.edits(); err != nil {
 		return err
 	}
-	e.judgeByView()
+	if err := e.judgeByView(); err != nil {
+		return err
+	}
+	e.saveServers(&run.Facts)
 	run.Facts.Changed = e.set.Changed()
 	if err := s.oldManifest(last.Run); err != nil {
 		return err
@@ -83,21 +87,57 @@ func (s *choose) Do(ctx context.Context, run *Run) error {
 	return e.set.Save(e.RunDir(), "changeset.json")
 }
 
-// judgeByView has the server that is gone back to judged by the configuration
-// that comes back with it, where that is not today's: its ports and sites may be
-// other ones.
-func (e *Env) judgeByView() {
-	main := e.mainConf()
-	view := viewFS{changeset.NewView(e.Root, e.stage.Dir(), e.set)}
-	then, err := webconf.ReadNginx(view, main, filepath.Dir(main))
+// judgeByView has the servers that are gone back to judged by the configuration
+// that comes back with them, where that is not today's: their ports and sites may
+// be other ones, and their series.
+func (e *Env) judgeByView() error {
+	view, err := e.viewNow()
 	if err != nil {
-		return // the rehearsal says more of it
+		return err
 	}
-	now, err := e.configuration()
-	if err == nil && reflect.DeepEqual(now.Directives, then.Directives) {
-		return
+	if e.Recipes != nil {
+		if main, ok := e.Recipes.Find(e.Recipe.Name); ok {
+			next := compose(e.Recipes, main, view)
+			if !sameEditions(e.Recipe, next) {
+				e.setNext(next, carryPairs(e.Recipe, next))
+				if err := e.keepRecipes(); err != nil {
+					return err
+				}
+			}
+		}
 	}
-	e.conf, e.judge = then, &checks.Report{}
+	other := false
+	for _, u := range e.servers() {
+		then, err := readSite(view, u.recipe[after], u.argv(after), u.environment())
+		if err != nil {
+			continue // the rehearsal says more of it
+		}
+		now, err := u.configuration()
+		if err == nil && sameSite(now, then) {
+			continue
+		}
+		u.conf, other = then, true
+	}
+	if other {
+		e.judge = &checks.Report{}
+	}
+	return nil
+}
+
+func sameEditions(a, b *recipes.Recipe) bool {
+	return slices.EqualFunc(a.Parts(), b.Parts(), func(x, y *recipes.Recipe) bool {
+		return x.Name == y.Name && x.Edition() == y.Edition()
+	})
+}
+
+// sameSite tells whether two configurations say the same.
+func sameSite(a, b site) bool {
+	x, ok := a.(nginxSite)
+	y, also := b.(nginxSite)
+	if ok && also {
+		return reflect.DeepEqual(x.Directives, y.Directives)
+	}
+	return reflect.DeepEqual(a, b)
 }
 
 // oldManifest keeps the manifest of before the reverted run with this run; a

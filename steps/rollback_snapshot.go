@@ -75,7 +75,10 @@ func (s *choose) fromSnapshot(ctx context.Context, run *Run, id string) error {
 	if err := e.keepStage(); err != nil {
 		return err
 	}
-	e.judgeByView()
+	if err := e.judgeByView(); err != nil {
+		return err
+	}
+	e.saveServers(&run.Facts)
 	run.Facts.Changed = e.set.Changed()
 	if then != nil {
 		if err := then.SaveAs(e.file("manifest.json")); err != nil {
@@ -123,7 +126,7 @@ func (s *choose) wants(snap *backup.Snapshot, owned map[string]bool, added map[s
 		return nil, err
 	}
 	defer tree.Close()
-	conf := path.Dir(e.Recipe.Configuration.Main)
+	dirs := e.confDirs()
 	in := &changeset.Input{MtimeNS: time.Now().UnixNano()}
 	there := map[string]bool{}
 	for entry, err := range snap.Manifest() {
@@ -132,7 +135,7 @@ func (s *choose) wants(snap *backup.Snapshot, owned map[string]bool, added map[s
 		}
 		p := entry.Path
 		_, changed := added[p]
-		mine := (owned[p] || changed || strings.HasPrefix(p, conf+"/")) && !recipes.Match(e.Recipe.State, p)
+		mine := (owned[p] || changed || slices.ContainsFunc(dirs, func(d string) bool { return strings.HasPrefix(p, d+"/") })) && !recipes.Match(e.Recipe.State, p)
 		if !mine {
 			continue
 		}

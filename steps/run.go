@@ -6,14 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/jailup/jailup/internal/event"
 	"github.com/jailup/jailup/internal/journal"
 	"github.com/jailup/jailup/internal/pipeline"
 	"github.com/jailup/jailup/internal/sys"
-	"github.com/jailup/jailup/recipes"
 )
 
 // Outcome is how a run ended, as the disk says.
@@ -72,7 +70,7 @@ func Execute(ctx context.Context, e *Env, plan Plan, facts Facts) Outcome {
 	if _, err := j.Load(); err != nil { // the sequence number goes on
 		return Outcome{Result: event.Stuck, Err: stuck(e, err), Facts: facts}
 	}
-	if err := e.keepRecipe(); err != nil {
+	if err := e.keepRecipes(); err != nil {
 		return Outcome{Result: event.Failed, Err: err, Facts: facts}
 	}
 	run := pipeline.NewRun(e.Run, facts, j, &story{s: e.Events})
@@ -81,26 +79,6 @@ func Execute(ctx context.Context, e *Env, plan Plan, facts Facts) Outcome {
 		e.note(event.Warning, err.Error(), "")
 	}
 	return e.outcome(run.Facts, res)
-}
-
-const recipeFile = "recipe.yaml"
-
-// keepRecipe lays the recipe with the run, so that a recovery does not depend on
-// what became of the configuration meanwhile.
-func (e *Env) keepRecipe() error {
-	if err := sys.MkdirAll(e.RunDir(), 0o700); err != nil {
-		return err
-	}
-	text, err := e.Recipe.Text()
-	if err != nil {
-		return err
-	}
-	return e.saveText(recipeFile, text)
-}
-
-// RecipeOf reads the recipe that a run of a jail was made with.
-func RecipeOf(stateDir, run string) (*recipes.Recipe, error) {
-	return recipes.ReadFile(filepath.Join(stateDir, "runs", run, recipeFile))
 }
 
 // outcome turns the engine's result into what is told, with the last word left
@@ -239,7 +217,7 @@ func Recover(ctx context.Context, e *Env) Outcome {
 		return Outcome{Result: event.Recovered}
 	}
 	if f, err := FactsOf(rec); err == nil {
-		e.Argv = f.Argv
+		e.Servers = f.Servers
 		if f.Deadline > 0 {
 			e.Options.Policy.Deadline = f.Deadline
 		}

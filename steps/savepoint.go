@@ -83,8 +83,12 @@ func (e *Env) isDown(ctx context.Context) bool {
 	if e.Recipe == nil {
 		return false
 	}
-	server, err := e.Control().Find(ctx)
-	return err == nil && !server.Running()
+	for _, u := range e.servers() {
+		if server, err := u.find(ctx, before); err != nil || server.Running() {
+			return false
+		}
+	}
+	return true
 }
 
 // Snapshots returns the snapshots of the jail with that id, oldest first, and

@@ -5,157 +5,150 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/jailup/jailup/checks"
 	"github.com/jailup/jailup/internal/changeset"
 	"github.com/jailup/jailup/internal/event"
-	"github.com/jailup/jailup/internal/jail"
+	"github.com/jailup/jailup/internal/phpconf"
 	"github.com/jailup/jailup/internal/service"
 	"github.com/jailup/jailup/internal/sys"
 	"golang.org/x/sys/unix"
 )
 
-func (e *Env) spec() service.Spec {
-	r := e.Recipe
-	spec := service.Spec{
-		Name: r.Name, Executables: r.Executables, Start: r.Service.Start, PIDFiles: r.Service.PIDFiles,
-		OneShot: r.Service.OneShot, QuitOnce: r.Service.QuitOnce,
-		Quit: unix.SignalNum(r.Service.Quit), Term: unix.SignalNum(r.Service.Term), Reload: unix.SignalNum(r.Service.Reload),
-	}
-	for _, o := range r.Service.Options {
-		spec.Flags = append(spec.Flags, service.Flag{Name: o.Name, Instance: o.Instance, Default: o.Default})
-	}
-	if len(e.Argv) > 0 {
-		spec.Start, spec.Exact = e.Argv, true
-	}
-	return spec
-}
-
-// extraExes are the executables that lie in the stage while they are exchanged:
-// a server that still runs one of them is the server.
-func (e *Env) extraExes() []service.Inode {
-	if e.stage == nil {
-		return nil
-	}
-	set, err := e.changes()
-	if err != nil {
-		return nil
-	}
-	var out []service.Inode
-	for _, op := range set.Ops {
-		if op.Stage == "" || !e.isExecutable(op.Path) {
-			continue
-		}
-		if info, err := jail.StatAt(int(e.stage.Dir().Fd()), op.Stage); err == nil && info.IsRegular() {
-			out = append(out, service.Inode{Dev: info.Dev, Ino: info.Ino})
-		}
-	}
-	return out
-}
-
-func (e *Env) isExecutable(p string) bool {
-	for _, x := range e.Recipe.Executables {
-		if phys, err := e.Root.Physical(x); err == nil && phys == p || x == p {
-			return true
-		}
-	}
-	return false
-}
-
-// checkSet makes the checks out of the server's own configuration.
-func (e *Env) checkSet() (*checks.Set, error) {
-	conf, err := e.configuration()
-	if err != nil {
-		return nil, &Error{Err: fmt.Errorf("cannot read the configuration of %s: %w", e.Recipe.Name, err), Hint: "test it: jailup run --jail " + e.Root.Path() + " -- " + e.Recipe.Executables[0] + " -t"}
-	}
-	dev, ino := e.Root.DevIno()
-	t := checks.Target{
-		Server: func(ctx context.Context) (checks.Processes, error) {
-			// Checks look at the same time; the controller takes one call at a time.
-			e.finding.Lock()
-			defer e.finding.Unlock()
-			s, err := e.Control().Find(ctx)
-			if err != nil {
-				return checks.Processes{}, err
-			}
-			p := checks.Processes{All: s.PIDs()}
-			if s.Master != nil {
-				p.Master = s.Master.PID
-			}
-			return p, nil
-		},
-		RootDev: dev, RootIno: ino, Files: e.Root, Parents: e.Root,
-	}
-	t.Nginx(conf)
-	return checks.Standard(t, e.Options.Checks)
-}
-
-// stop ends the old server: gracefully, then harder. It is done when no process
-// of it is left. Before the first signal the fact is saved that there may be one.
+// stop ends the old servers, the web server before what it needs: gracefully, then
+// harder. It is done when no process of them is left. Before the first signal the
+// fact is saved that there may be one.
 type stop struct{ e *Env }
 
 func (s *stop) Name() string { return "stop" }
 
 func (s *stop) Do(ctx context.Context, run *Run) error {
 	e := s.e
-	e.startProber(run)
+	e.startProber()
 	run.Facts.Signalled = true
+	e.saveServers(&run.Facts)
 	if err := run.Save(); err != nil {
 		return err
 	}
 	e.stopped = time.Now() // with the first signal it accepts nothing more
-	_, err := e.Control().Stop(ctx, service.StopOptions{Grace: run.Facts.Grace})
+	err := e.stopAll(ctx, before, run.Facts.Grace)
 	sys.Point("stopped")
 	return err
 }
 
-// Undo starts the old server, where it ran before, and looks whether it is well.
-func (s *stop) Undo(ctx context.Context, run *Run) error {
-	e := s.e
-	if !run.Facts.Signalled || !run.Facts.WasRunning {
-		return nil
+// stopAll ends all servers, in the order opposite to that in which they start.
+func (e *Env) stopAll(ctx context.Context, s side, grace time.Duration) error {
+	for _, u := range e.reversed() {
+		if _, err := u.stop(ctx, s, service.StopOptions{Grace: grace}); err != nil {
+			return err
+		}
 	}
-	// The old one is judged by what it was told, not by what was to come.
-	e.conf, e.judge = nil, nil
-	// One that was told to end may still be there, and go any moment.
-	if _, err := e.Control().Stop(ctx, service.StopOptions{Grace: run.Facts.Grace}); err != nil {
-		return err
-	}
-	return e.startAndVerify(ctx, run, true)
+	return nil
 }
 
-// startAndVerify starts the server and waits until it is as the baseline says.
-// The soak is left out where time matters more: while going back.
-func (e *Env) startAndVerify(ctx context.Context, run *Run, back bool) error {
-	if err := e.startServer(ctx, run); err != nil {
+// Undo starts the old servers, those that ran before, and looks whether they are
+// well. The soak is left out: time matters more.
+func (s *stop) Undo(ctx context.Context, run *Run) error {
+	e := s.e
+	if !run.Facts.Signalled || !e.anyRunning() {
+		return nil
+	}
+	// The old ones are judged by what they were told, not by what was to come.
+	e.forget()
+	// One that was told to end may still be there, and go any moment.
+	if err := e.stopAll(ctx, before, run.Facts.Grace); err != nil {
+		return err
+	}
+	if err := e.startAll(ctx, before, func(u *unit) bool { return u.facts.Running }); err != nil {
 		return err
 	}
 	policy := e.Options.Policy
-	if back {
-		policy.Soak = 0
-	}
-	return e.verifyNow(ctx, policy)
+	policy.Soak = 0
+	return e.verifyNow(ctx, policy, before)
 }
 
-func (e *Env) startServer(ctx context.Context, run *Run) error {
-	set, err := e.checkSet()
-	if err == nil {
+// forget drops what is known of the configurations: they are read again, from the
+// jail as it is.
+func (e *Env) forget() {
+	for _, u := range e.servers() {
+		u.conf = nil
+	}
+	e.judge = nil
+}
+
+// startAll starts the servers that are chosen, those that others need first.
+func (e *Env) startAll(ctx context.Context, s side, chosen func(*unit) bool) error {
+	if set, err := e.checkSet(s); err == nil {
 		e.marks = set.Mark()
 	}
-	_, err = e.Control().Start(ctx, service.StartOptions{Argv: run.Facts.Argv})
+	for _, u := range e.servers() {
+		if !chosen(u) {
+			continue
+		}
+		if err := u.ready(ctx); err != nil {
+			return err
+		}
+		if err := u.start(ctx, s); err != nil {
+			return err
+		}
+	}
 	if !e.stopped.IsZero() {
 		e.away, e.stopped = max(e.away, time.Since(e.stopped)), time.Time{}
 	}
-	return err
+	return nil
 }
 
-// start starts the new server.
+func everyone(*unit) bool { return true }
+
+// ready waits until what the server needs answers: the sockets to which its
+// configuration hands requests for PHP. It does not wait for long: a server
+// starts without them as well, and the checks tell what is missing.
+func (u *unit) ready(ctx context.Context) error {
+	conf, err := u.configuration()
+	if err != nil {
+		return nil // the checks tell
+	}
+	for _, p := range conf.pools() {
+		if !u.e.ownPool(p.Address) {
+			continue
+		}
+		for range 100 {
+			if checks.Answers(ctx, u.e.Root, p.Network, p.Address) {
+				break
+			}
+			select {
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	}
+	return nil
+}
+
+// ownPool tells whether one of the servers of this run listens on an address.
+func (e *Env) ownPool(address string) bool {
+	for _, u := range e.servers() {
+		if conf, err := u.configuration(); err == nil {
+			if fpm, ok := conf.(fpmSite); ok && slices.ContainsFunc(fpm.Pools, func(p phpconf.Pool) bool { return p.Address == address }) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// start starts the new servers.
 type start struct{ e *Env }
 
 func (s *start) Name() string { return "start" }
 
-func (s *start) Do(ctx context.Context, run *Run) error { return s.e.startServer(ctx, run) }
+func (s *start) Do(ctx context.Context, _ *Run) error {
+	// Those that were down are started for the checks as well, and stopped again.
+	return s.e.startAll(ctx, after, everyone)
+}
 
 // Undo stops the new server, after its evidence was kept.
 func (s *start) Undo(ctx context.Context, run *Run) error {
@@ -164,8 +157,7 @@ func (s *start) Undo(ctx context.Context, run *Run) error {
 	if _, err := e.openStage(&run.Facts); err != nil && !errors.Is(err, unix.ENOENT) {
 		return err
 	}
-	_, err := e.Control().Stop(ctx, service.StopOptions{Grace: min(run.Facts.Grace, 5*time.Second)})
-	return err
+	return e.stopAll(ctx, after, min(run.Facts.Grace, 5*time.Second))
 }
 
 // verify looks whether the new server is as well as the old one was, and stays
@@ -176,20 +168,24 @@ func (s *verify) Name() string { return "verify" }
 
 func (s *verify) Do(ctx context.Context, run *Run) error {
 	e := s.e
-	if err := e.verifyNow(ctx, e.Options.Policy); err != nil {
+	if err := e.verifyNow(ctx, e.Options.Policy, after); err != nil {
 		return err
 	}
-	if !run.Facts.WasRunning {
-		_, err := e.Control().Stop(ctx, service.StopOptions{Grace: run.Facts.Grace})
-		return err
+	for _, u := range e.reversed() {
+		if u.facts.Running {
+			continue
+		}
+		if _, err := u.stop(ctx, after, service.StopOptions{Grace: run.Facts.Grace}); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
 func (s *verify) Undo(context.Context, *Run) error { return nil }
 
-func (e *Env) verifyNow(ctx context.Context, policy checks.Policy) error {
-	set, err := e.checkSet()
+func (e *Env) verifyNow(ctx context.Context, policy checks.Policy, s side) error {
+	set, err := e.checkSet(s)
 	if err != nil {
 		return err
 	}
@@ -228,17 +224,22 @@ func checkStatus(v checks.Verdict) string {
 }
 
 // startProber begins to measure the downtime, as long as the server still runs.
-func (e *Env) startProber(run *Run) {
-	if e.prober != nil || !run.Facts.WasRunning {
+func (e *Env) startProber() {
+	if e.prober != nil || !e.anyRunning() {
 		return
 	}
-	conf, err := e.configuration()
-	if err != nil {
-		return
+	all := checks.Target{Files: e.Root, Parents: e.Root}
+	for _, u := range e.servers() {
+		if conf, err := u.configuration(); err == nil && u.facts.Running {
+			var t checks.Target
+			conf.fill(&t)
+			if u.name() == e.Recipe.Name || len(all.Listens) == 0 {
+				// What visitors see: where there is a web server, not what is behind it.
+				all.Listens, all.VHosts = t.Listens, t.VHosts
+			}
+		}
 	}
-	t := checks.Target{Files: e.Root, Parents: e.Root}
-	t.Nginx(conf)
-	e.prober = checks.NewProber(t)
+	e.prober = checks.NewProber(all)
 	e.prober.Start()
 }
 
@@ -270,18 +271,24 @@ func (e *Env) keepEvidence(ctx context.Context) {
 		return
 	}
 	e.evidence = dir
-	server, _ := e.Control().Find(ctx)
-	_ = e.saveJSON("evidence/processes.json", server.All())
-	if conf, err := e.configuration(); err == nil {
-		for i, log := range conf.ErrorLogs() {
-			if data := e.tail(log); data != nil {
-				_ = e.saveText(fmt.Sprintf("evidence/error-%d.log", i), data)
+	for _, u := range e.servers() {
+		dir := "evidence/"
+		if u.part() != "" {
+			dir += u.part() + "-"
+		}
+		server, _ := u.find(ctx, after)
+		_ = e.saveJSON(dir+"processes.json", server.All())
+		if conf, err := u.configuration(); err == nil {
+			for i, log := range conf.logs() {
+				if data := e.tail(log); data != nil {
+					_ = e.saveText(fmt.Sprintf("%serror-%d.log", dir, i), data)
+				}
 			}
 		}
-	}
-	if pc, ok := e.Control().(*service.ProcessController); ok {
-		if lines := pc.Output(); len(lines) > 0 {
-			_ = e.saveJSON("evidence/start-output.json", lines)
+		if pc, ok := u.controller(after).(*service.ProcessController); ok {
+			if lines := pc.Output(); len(lines) > 0 {
+				_ = e.saveJSON(dir+"start-output.json", lines)
+			}
 		}
 	}
 }

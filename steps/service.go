@@ -25,6 +25,7 @@ const (
 // changes, so there is nothing to take back.
 type control struct {
 	e   *Env
+	u   *unit
 	run *Run
 	out Outcome
 }
@@ -63,11 +64,11 @@ func Restart(ctx context.Context, e *Env, f Facts) Outcome {
 }
 
 func (e *Env) controlled(ctx context.Context, f Facts, result string, do func(*control, context.Context, service.Server) error) Outcome {
-	c := &control{e: e, run: pipeline.NewRun(e.Run, f, nowhere{}, nil)}
-	err := CheckJail(e.Root, e.Recipe.Executables)
+	c := &control{e: e, u: e.servers()[len(e.servers())-1], run: pipeline.NewRun(e.Run, f, nowhere{}, nil)}
+	err := CheckJail(e.Root, e.Recipe)
 	if err == nil {
 		var server service.Server
-		if server, err = e.Control().Find(ctx); err == nil {
+		if server, err = c.u.learn(ctx); err == nil {
 			err = do(c, ctx, server)
 		}
 	}
@@ -93,7 +94,7 @@ func (c *control) start(ctx context.Context, server service.Server) error {
 	}
 	if err := c.bringUp(ctx); err != nil {
 		if ctx.Err() != nil && errors.Is(context.Cause(ctx), ErrInterrupted) {
-			_, serr := c.e.Control().Stop(context.WithoutCancel(ctx), service.StopOptions{Grace: c.run.Facts.Grace})
+			_, serr := c.u.stop(context.WithoutCancel(ctx), before, service.StopOptions{Grace: c.run.Facts.Grace})
 			return errors.Join(err, serr)
 		}
 		return c.hinted(nil, err)
@@ -104,11 +105,11 @@ func (c *control) start(ctx context.Context, server service.Server) error {
 // bringUp starts the server and waits until it is well. Why it is not is kept.
 func (c *control) bringUp(ctx context.Context) error {
 	e := c.e
-	err := c.told("start", func() error { return e.startServer(ctx, c.run) })
+	err := c.told("start", func() error { return e.startAll(ctx, before, everyone) })
 	if err == nil {
 		policy := e.Options.Policy
 		policy.Soak = 0
-		err = c.told("verify", func() error { return e.verifyNow(ctx, policy) })
+		err = c.told("verify", func() error { return e.verifyNow(ctx, policy, before) })
 	}
 	if err != nil {
 		e.keepEvidence(context.WithoutCancel(ctx))
@@ -127,7 +128,6 @@ func (c *control) stop(ctx context.Context, server service.Server) error {
 	if !server.Running() {
 		return fail(ErrCurrent, "", "%s is down already", c.e.Recipe.Name)
 	}
-	c.run.Facts.WasRunning = true
 	return c.bringDown(ctx)
 }
 
@@ -139,7 +139,7 @@ func (c *control) bringDown(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	return c.told("stop", func() error {
-		rep, err := e.Control().Stop(context.WithoutCancel(ctx), service.StopOptions{Grace: c.run.Facts.Grace})
+		rep, err := c.u.stop(context.WithoutCancel(ctx), before, service.StopOptions{Grace: c.run.Facts.Grace})
 		if err != nil {
 			e.keepEvidence(context.WithoutCancel(ctx))
 			return &Error{Kind: ErrStuck, Err: err, Hint: "look at what still runs, then: jailup stop " + e.Recipe.Name + " --jail " + e.Root.Path()}
@@ -161,14 +161,10 @@ func (c *control) restart(ctx context.Context, server service.Server) error {
 		e.note(event.Info, e.Recipe.Name+" is down; it is started", "")
 		return c.start(ctx, server)
 	}
-	c.run.Facts.WasRunning = true
-	if server.Master != nil {
-		c.run.Facts.Argv = service.ArgvOf(*server.Master, e.spec())
-	}
-	if err := c.told("test", func() error { return e.testConfiguration(ctx) }); err != nil {
+	if err := c.told("test", func() error { return c.u.testConfiguration(ctx) }); err != nil {
 		return err
 	}
-	set, err := e.checkSet()
+	set, err := e.checkSet(before)
 	if err != nil {
 		return err
 	}
@@ -178,7 +174,7 @@ func (c *control) restart(ctx context.Context, server service.Server) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	e.startProber(c.run)
+	e.startProber()
 	defer func() { c.out.Downtime = e.Downtime() }()
 	if err := c.bringDown(ctx); err != nil {
 		return err
@@ -192,12 +188,12 @@ func (c *control) restart(ctx context.Context, server service.Server) error {
 
 // testConfiguration runs the server's own test of its configuration on a view of
 // the jail.
-func (e *Env) testConfiguration(ctx context.Context) error {
-	test := e.Recipe.Configuration.Test
+func (u *unit) testConfiguration(ctx context.Context) error {
+	e, test := u.e, u.testArgv(before)
 	if !e.Options.Rehearse || len(test) == 0 {
 		return nil
 	}
-	res, err := e.Root.Run(ctx, jail.Box{Argv: test})
+	res, err := e.Root.Run(ctx, jail.Box{Argv: test, Env: u.environment()})
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
@@ -206,7 +202,7 @@ func (e *Env) testConfiguration(ctx context.Context) error {
 		return nil
 	case err != nil:
 		return err
-	case res.Exit == 0 && !res.TimedOut:
+	case len(u.failures(res)) == 0:
 		return nil
 	}
 	if err := e.saveText("rehearsal.txt", res.Output); err != nil {

@@ -155,7 +155,7 @@ func (s *install) Do(ctx context.Context, run *Run) error {
 func (s *install) Undo(_ context.Context, run *Run) error {
 	e := s.e
 	// What the new configuration said counts no more.
-	e.conf, e.judge = nil, nil
+	e.forget()
 	set, err := e.changes()
 	if errors.Is(err, os.ErrNotExist) {
 		return nil // it was never computed

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/jailup/jailup/internal/event"
 	"github.com/jailup/jailup/internal/fileset"
 	"github.com/jailup/jailup/internal/jail"
+	"github.com/jailup/jailup/internal/manifest"
 	"github.com/jailup/jailup/internal/pkgs"
 	"github.com/jailup/jailup/internal/sys"
 	"golang.org/x/sys/unix"
@@ -41,10 +43,14 @@ func (s *stage) Do(ctx context.Context, run *Run) error {
 		return err
 	}
 	e.sel, err = fileset.Select(ctx, fileset.Input{
-		Root: e.Root, Recipe: e.Recipe, World: world, Stage: e.stage, Old: e.old,
-		ConfNew: e.Options.ConfNew, Known: known.identify, Shipped: known.shipped,
+		Root: e.Root, Recipe: e.next(), World: world, Stage: e.stage, Old: e.old,
+		ConfNew: e.Options.ConfNew, Known: known.identify, Shipped: known.shipped, Pristine: known.pristine,
+		Carry: e.carriedPrefixes(), KeepListen: e.listens, Wanted: e.wanted(world),
 	})
 	if err != nil {
+		return err
+	}
+	if err := e.dropModules(); err != nil {
 		return err
 	}
 	return e.finishStage(ctx, run)
@@ -87,12 +93,25 @@ func (e *Env) finishStage(ctx context.Context, run *Run) error {
 	if err := e.checkELF(ctx); err != nil {
 		return err
 	}
+	if err := e.gate(); err != nil {
+		return err
+	}
+	if err := e.findAffected(ctx); err != nil {
+		return err
+	}
 	if err := e.keepStage(); err != nil {
 		return err
 	}
+	if e.Next != nil && e.Next != e.Recipe && e.Scratch == "" {
+		if err := e.keepRecipes(); err != nil {
+			return err
+		}
+	}
+	e.saveServers(&run.Facts)
 	run.Facts.Changed = set.Changed()
 	m := e.sel.Manifest
 	m.Run, m.Target, m.Time = e.Run, run.Facts.Target, time.Now().UTC()
+	e.noteParts(m)
 	if err := m.SaveAs(e.file("manifest.json")); err != nil {
 		return err
 	}
@@ -172,6 +191,7 @@ func (s *stage) Undo(_ context.Context, run *Run) error {
 func (e *Env) unpack(ctx context.Context) (*fileset.World, error) {
 	layout := fileset.NewLayout(e.Root)
 	zone := e.zone()
+	recipe := e.withEnabled(e.next())
 	world := fileset.NewWorld(e.stage, func(canonical string) bool {
 		return zone != "" && canonical == "/usr/share/zoneinfo/"+zone || len(layout.Existing(canonical)) > 0
 	})
@@ -183,13 +203,79 @@ func (e *Env) unpack(ctx context.Context) (*fileset.World, error) {
 		if !ok {
 			return nil, fmt.Errorf("cannot stage %s: it was not fetched", p)
 		}
-		err := withDeb(p, blob, func(d *pkgs.Deb) error { return world.Unpack(d, e.Recipe) })
+		err := withDeb(p, blob, func(d *pkgs.Deb) error { return world.Unpack(d, recipe) })
 		if err != nil {
 			return nil, err
 		}
 		e.Events.Progress("unpack", event.Files, int64(i+1), int64(len(e.target.Packages)))
 	}
-	return world, nil
+	if err := world.Finish(recipe); err != nil {
+		return nil, err
+	}
+	return world, e.checkEnabled(world)
+}
+
+// checkEnabled refuses a name to switch on that no package knows.
+func (e *Env) checkEnabled(world *fileset.World) error {
+	for _, name := range e.enable {
+		if !slices.ContainsFunc(world.Files(), func(n *fileset.Node) bool { return e.enables(n.Path, name) }) {
+			return fail(nil, "see what the sources offer: apt-cache search "+name, "cannot find module %s: the sources offer no package of that name, and the server's own have nothing of it to switch on", event.Clean(name, 60))
+		}
+	}
+	return nil
+}
+
+// enables tells whether a path is a link that switches on what is called name.
+func (e *Env) enables(p, name string) bool {
+	for _, n := range e.next().Effects.Enable {
+		base := path.Base(p)
+		if path.Dir(p) == path.Clean(n.To) && strings.TrimSuffix(base, path.Ext(base)) == name {
+			return true
+		}
+	}
+	return false
+}
+
+// wanted names what modules bring that are newly asked for.
+func (e *Env) wanted(world *fileset.World) func(string) bool {
+	if len(e.Options.With) == 0 {
+		return nil
+	}
+	of := map[string]string{}
+	for _, n := range world.Files() {
+		of[n.Path] = n.Package
+	}
+	var fresh []string
+	for _, name := range e.Options.With {
+		if m, _ := e.findModule(name); m.pkg != "" {
+			fresh = append(fresh, m.pkg)
+		}
+	}
+	return func(canonical string) bool {
+		return slices.Contains(fresh, of[canonical]) || slices.ContainsFunc(e.enable, func(name string) bool { return e.enables(canonical, name) })
+	}
+}
+
+func (e *Env) carriedPrefixes() []fileset.Carried {
+	var out []fileset.Carried
+	for _, c := range e.carry() {
+		out = append(out, fileset.Carried{New: c[1], Old: c[0]})
+	}
+	return out
+}
+
+// noteParts notes in a manifest what the jail was made of.
+func (e *Env) noteParts(m *manifest.Manifest) {
+	m.Servers, m.Modules, m.Editions = nil, e.modules, nil
+	for _, p := range e.next().Parts() {
+		m.Servers = append(m.Servers, p.Name)
+		if ed := p.Edition(); ed.Series != "" {
+			if m.Editions == nil {
+				m.Editions = map[string]manifest.Edition{}
+			}
+			m.Editions[p.Name] = manifest.Edition{Series: ed.Series, API: ed.API}
+		}
+	}
 }
 
 // zone is the time zone of the jail: the one that its /etc/localtime names.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -11,7 +12,6 @@ import (
 	"github.com/jailup/jailup/internal/event"
 	"github.com/jailup/jailup/internal/journal"
 	"github.com/jailup/jailup/internal/manifest"
-	"github.com/jailup/jailup/internal/service"
 	"github.com/jailup/jailup/recipes"
 )
 
@@ -38,9 +38,22 @@ type JailStatus struct {
 	Healthy  bool              `json:"healthy"`
 	Problems []string          `json:"problems"`
 
+	// Servers are all servers of the jail, that of Server included.
+	Servers []ServerStatus `json:"servers"`
+
 	LastRun     *RunRecord      `json:"last_run"`
 	Interrupted *InterruptedRun `json:"interrupted"`
 	Busy        *journal.Holder `json:"busy"` // the run that is under way
+}
+
+// ServerStatus is how one server of a jail is now.
+type ServerStatus struct {
+	Name    string   `json:"name"`
+	Version string   `json:"version"`
+	State   string   `json:"state"`
+	Master  int      `json:"master_pid"`
+	Workers []int    `json:"worker_pids"`
+	Listens []string `json:"listens"`
 }
 
 // InterruptedRun is a run that was cut off and that nobody has ended.
@@ -60,7 +73,7 @@ func Status(ctx context.Context, e *Env, lockDir string) *JailStatus {
 	if e.JailID != "" {
 		s.past(e.StateDir, e.Recipe.Server(), lockDir)
 	}
-	if err := CheckJail(e.Root, e.Recipe.Executables); err != nil {
+	if err := CheckJail(e.Root, e.Recipe); err != nil {
 		s.problem(err)
 	}
 	s.look(ctx, e)
@@ -85,7 +98,7 @@ func Past(dir, stateDir, id string, recipe *recipes.Recipe, lockDir string) *Jai
 // newStatus has no nil lists: in JSON they are [].
 func newStatus(dir, id, server string) *JailStatus {
 	return &JailStatus{Jail: dir, ID: id, Server: server, Packages: map[string]string{}, Modules: []string{},
-		Workers: []int{}, Listens: []string{}, Problems: []string{}}
+		Workers: []int{}, Listens: []string{}, Problems: []string{}, Servers: []ServerStatus{}}
 }
 
 func (s *JailStatus) problem(err error) {
@@ -132,51 +145,90 @@ func (s *JailStatus) past(stateDir, server, lockDir string) {
 // lookTime bounds each look of a status.
 const lookTime = 5 * time.Second
 
-// look finds the server and takes one look at its processes and sockets.
+// look finds the servers and takes one look at the processes and sockets of each.
 func (s *JailStatus) look(ctx context.Context, e *Env) {
-	server, err := e.Control().Find(ctx)
+	for _, u := range e.reversed() {
+		one := s.lookAt(ctx, u)
+		one.Version = s.Packages[u.recipe[before].Server()]
+		s.Servers = append(s.Servers, one)
+		if u.name() == e.Recipe.Name {
+			s.State, s.Master, s.Workers, s.Listens = one.State, one.Master, one.Workers, one.Listens
+		}
+	}
+	s.Modules = append(s.Modules, e.moduleNames()...)
+}
+
+// moduleNames are the modules that the configurations load.
+func (e *Env) moduleNames() []string {
+	var out []string
+	for _, u := range e.servers() {
+		if conf, err := u.configuration(); err == nil && u.recipe[before].Modules.ABI == "nginx" {
+			for _, m := range conf.modules() {
+				out = append(out, event.Clean(m.Name, 80))
+			}
+		}
+	}
+	for _, part := range e.Recipe.Parts() {
+		names, err := e.loadedModules(part)
+		if err != nil {
+			continue
+		}
+		for _, n := range names {
+			out = append(out, event.Clean(n, 80))
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+func (s *JailStatus) lookAt(ctx context.Context, u *unit) ServerStatus {
+	one := ServerStatus{Name: u.name(), Workers: []int{}, Listens: []string{}}
+	server, err := u.learn(ctx)
 	switch {
 	case err != nil:
-		s.State = Unknown
+		one.State = Unknown
 		s.problem(err)
-		return
+		return one
 	case !server.Running():
-		s.State = Down
+		one.State = Down
 		if s.Busy == nil {
-			s.Problems = append(s.Problems, e.Recipe.Name+" is down")
+			s.Problems = append(s.Problems, u.name()+" is down")
 		}
-		return
+		return one
 	}
-	s.State = Running
-	s.family(server)
+	one.State = Running
+	if server.Master != nil {
+		one.Master = server.Master.PID
+	}
+	for _, p := range server.Others {
+		one.Workers = append(one.Workers, p.PID)
+	}
 	// The user's own checks are for `check`; these two cost next to nothing.
-	bare := &Env{Root: e.Root, Recipe: e.Recipe, Events: e.Events, control: e.control}
-	set, err := bare.checkSet()
+	t, err := u.target(before)
 	if err != nil {
 		s.problem(err)
-		return
+		return one
+	}
+	t.Runtime, t.Pools = nil, nil
+	set, err := checks.Standard(t, checks.Config{})
+	if err != nil {
+		s.problem(err)
+		return one
 	}
 	for _, c := range set.Checks() {
-		if c.Name() != string(checks.KindProcess) && c.Name() != string(checks.KindPort) {
+		kind, _, _ := strings.Cut(c.Name(), " ")
+		if kind != string(checks.KindProcess) && kind != string(checks.KindPort) {
 			continue
 		}
 		look, cancel := context.WithTimeout(ctx, lookTime)
 		o := c.Run(look)
 		cancel()
 		if o.Kind == checks.KindPort {
-			s.Listens = append(s.Listens, strings.Fields(o.Values["sockets"])...)
+			one.Listens = append(one.Listens, strings.Fields(o.Values["sockets"])...)
 		}
 		if !o.OK && !o.Inconclusive && s.Busy == nil {
 			s.problem(errors.New(c.Name() + ": " + o.Detail))
 		}
 	}
-}
-
-func (s *JailStatus) family(server service.Server) {
-	if server.Master != nil {
-		s.Master = server.Master.PID
-	}
-	for _, p := range server.Others {
-		s.Workers = append(s.Workers, p.PID)
-	}
+	return one
 }

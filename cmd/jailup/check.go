@@ -41,12 +41,12 @@ func (a *app) check(ctx context.Context, server string) error {
 	}
 	known, err := s.openJail()
 	if err == nil {
-		err = steps.CheckJail(s.root, s.recipe.Executables)
+		err = steps.CheckJail(s.root, s.recipe)
 	}
 	if err != nil {
 		return s.refuse(err)
 	}
-	s.events.RunStart(event.RunStart{Verb: s.verb, Server: s.recipe.Name, Jail: s.root.Path(), Version: version()})
+	s.events.RunStart(event.RunStart{Verb: s.verb, Server: s.asked, Jail: s.root.Path(), Version: version()})
 	if known {
 		s.tellWhatIsOpen()
 	}

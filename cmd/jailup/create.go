@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -18,6 +20,7 @@ import (
 	"github.com/jailup/jailup/internal/journal"
 	"github.com/jailup/jailup/internal/manifest"
 	"github.com/jailup/jailup/internal/sys"
+	"github.com/jailup/jailup/recipes"
 	"github.com/jailup/jailup/steps"
 )
 
@@ -55,9 +58,10 @@ func (a *app) createWith(ctx context.Context, s *session) error {
 	if os.Geteuid() != 0 {
 		return s.refuse(&steps.Error{Err: fmt.Errorf("cannot create jail %s: only root can", event.Clean(s.path, 200)), Hint: "use sudo"})
 	}
-	if with := *s.set.With; len(with) > 0 {
-		return s.refuse(usageError("cannot create a jail with %s: this recipe knows no modules", event.Clean(with[0], 60)))
+	if err := steps.CheckServer(s.recipe); err != nil {
+		return s.refuse(err)
 	}
+	s.withParts()
 	dir, err := filepath.Abs(s.path)
 	if err != nil {
 		return s.fail(err)
@@ -96,6 +100,23 @@ func (a *app) createWith(ctx context.Context, s *session) error {
 		s.events.Notice(event.Warning, err.Error(), "")
 	}
 	return s.finish(nil, steps.Outcome{Result: event.Created, Facts: steps.Facts{To: m.Holds()}})
+}
+
+// withParts takes the parts out of what --with names: the rest are modules.
+func (s *session) withParts() {
+	var parts []*recipes.Recipe
+	var modules []string
+	for _, name := range *s.set.With {
+		c, ok := s.recipes.Companion(s.recipe, strings.ReplaceAll(name, "_", "-"))
+		switch {
+		case !ok:
+			modules = append(modules, name)
+		case !slices.Contains(parts, c):
+			parts = append(parts, c)
+		}
+	}
+	*s.set.With = modules
+	s.recipe = recipes.Join(s.recipe, parts...)
 }
 
 // lockPlace keeps a second create from the same folder: there is no jail yet

@@ -169,7 +169,7 @@ func (d *demo) sourceFlags(suite string) []string {
 }
 
 func (d *demo) resolve(ix *source.Index, version string) (*source.Target, error) {
-	t, err := source.Resolve(ix, source.Request{Roots: steps.Wants(d.s.recipe, version, true), Without: d.s.recipe.Without})
+	t, err := source.Resolve(ix, source.Request{Roots: steps.Wants(d.s.recipe, "", version, true), Without: d.s.recipe.Without})
 	if err != nil {
 		return nil, err
 	}

@@ -101,15 +101,18 @@ func (s *session) guess() error {
 	}
 	var all []string
 	for _, r := range s.recipes.All() {
-		for _, x := range r.Executables {
-			if info, err := s.root.Stat(x); err == nil && info.IsRegular() {
-				s.recipe = r
-				return nil
-			}
+		if !r.HasProcesses() {
+			continue
+		}
+		if steps.Holds(s.root, r) {
+			s.recipe = r
+			s.asked = s.mainName()
+			s.compose()
+			return nil
 		}
 		all = append(all, r.Executables...)
 	}
-	return steps.CheckJail(s.root, all)
+	return steps.NoServer(s.root, all)
 }
 
 // talk says something to a person who is not served by the document.

@@ -38,17 +38,22 @@ func (s *session) recoverNow(ctx context.Context) (steps.Outcome, error) {
 	if err != nil {
 		return steps.Outcome{}, &steps.Error{Kind: steps.ErrStuck, Err: err}
 	}
-	keep := s.recipe
-	if s.recipe, err = steps.RecipeOf(s.stateDir(), rec.Run); err != nil {
+	keep, asked := s.recipe, s.asked
+	if keep == nil {
 		if err := s.server(facts.Server); err != nil {
 			return steps.Outcome{}, err
 		}
+		s.compose()
 	}
 	e, err := s.env()
 	if err != nil {
 		return steps.Outcome{}, err
 	}
 	e.Run = rec.Run
+	if err := e.UseRecipesOf(rec.Run); err != nil {
+		s.events.Notice(event.Warning, err.Error()+"; today's recipes are used", "")
+	}
+	s.recipe, s.asked = e.Recipe, facts.Server
 	if facts.Snapshots != "" {
 		e.StoreDir = facts.Snapshots
 		if err := s.openStore(e); err != nil {
@@ -59,7 +64,7 @@ func (s *session) recoverNow(ctx context.Context) (steps.Outcome, error) {
 	out := steps.Recover(ctx, e)
 	e.Close()
 	if keep != nil {
-		s.recipe = keep
+		s.recipe, s.asked = keep, asked
 	}
 	return out, nil
 }
@@ -76,9 +81,7 @@ func (s *session) finish(e *steps.Env, out steps.Outcome) error {
 	if s.root != nil {
 		done.Jail = s.root.Path()
 	}
-	if s.recipe != nil {
-		done.Server = s.recipe.Name
-	}
+	done.Server = s.asked
 	if errors.Is(out.Err, steps.ErrCurrent) {
 		done.Result = event.Current
 		s.events.Notice(event.Info, out.Err.Error(), "")

@@ -45,7 +45,7 @@ func (a *app) planVerb() *cobra.Command {
 	}
 	a.common(cmd, false)
 	a.settings(cmd.Flags(), sourceFlags...)
-	a.settings(cmd.Flags(), "rehearse", "conf")
+	a.settings(cmd.Flags(), "rehearse", "conf", "with", "drop-module")
 	cmd.Flags().StringVarP(&f.file, "out", "o", "", "write the plan as JSON to `file`")
 	cmd.Flags().BoolVar(&f.adopt, "adopt", false, "as of upgrade: replace an executable that no package knows")
 	cmd.Flags().BoolVar(&f.detailed, "detailed-exitcode", false, "exit 2 where there are changes to make")
@@ -58,7 +58,7 @@ func (a *app) preview(ctx context.Context, s *session, f planFlags) error {
 	if _, err := s.openJail(); err != nil {
 		return s.refuse(err)
 	}
-	s.events.RunStart(event.RunStart{Verb: "plan", Server: s.recipe.Name, Jail: s.root.Path(), Version: version()})
+	s.events.RunStart(event.RunStart{Verb: "plan", Server: s.asked, Jail: s.root.Path(), Version: version()})
 	if s.id != "" {
 		s.tellWhatIsOpen()
 	}

@@ -68,6 +68,7 @@ func (a *app) service(ctx context.Context, verb, server string, do control) erro
 	if err := s.server(server); err != nil {
 		return s.refuse(err)
 	}
+	s.alone = true
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	e, err := s.begin(ctx, s.openRecord)
@@ -83,7 +84,7 @@ func (s *session) begin(ctx context.Context, open ...func(*steps.Env) error) (*s
 	if err := s.takeServer(ctx); err != nil {
 		return nil, s.refuse(err)
 	}
-	s.events.RunStart(event.RunStart{Verb: s.verb, Server: s.recipe.Name, Jail: s.root.Path(), Version: version()})
+	s.events.RunStart(event.RunStart{Verb: s.verb, Server: s.asked, Jail: s.root.Path(), Version: version()})
 	if err := s.recoverFirst(ctx); err != nil {
 		return nil, s.fail(err)
 	}
@@ -116,7 +117,7 @@ func (s *session) takeServer(ctx context.Context) error {
 		if err := s.guess(); err != nil {
 			return err
 		}
-		if err := steps.CheckJail(s.root, s.recipe.Executables); err != nil {
+		if err := steps.CheckJail(s.root, s.recipe); err != nil {
 			return err
 		}
 	}

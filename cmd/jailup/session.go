@@ -48,6 +48,8 @@ type session struct {
 	root   *jail.Root
 	id     string
 	recipe *recipes.Recipe
+	asked  string // the server of the command line, by its recipe's name
+	alone  bool   // the verb is for that server, and not for what goes along with it
 
 	run    string
 	ui     *ui.UI
@@ -190,8 +192,30 @@ func (s *session) server(name string) error {
 		return &steps.Error{Kind: steps.ErrUsage, Err: fmt.Errorf("cannot find a recipe for %s", event.Clean(name, 60)),
 			Hint: "there are: " + strings.Join(known, ", ")}
 	}
-	s.recipe = r
+	s.recipe, s.asked = r, r.Name
 	return nil
+}
+
+// compose finds what the jail has of the server and what goes along with it.
+func (s *session) compose() {
+	switch {
+	case s.recipe == nil || s.root == nil:
+	case s.alone || s.verb == "check" && steps.Main(s.recipes, s.recipe, s.root) != s.recipe:
+		s.recipe = steps.Alone(s.recipe, s.root)
+	default:
+		s.recipe = steps.Compose(s.recipes, s.recipe, s.root)
+	}
+}
+
+// mainName is the server under which the jail is known.
+func (s *session) mainName() string {
+	if s.recipe == nil {
+		return ""
+	}
+	if s.root == nil {
+		return s.recipe.Name
+	}
+	return steps.Main(s.recipes, s.recipe, s.root).Name
 }
 
 // openJail opens the jail without writing anything. known tells whether it is in
@@ -230,9 +254,17 @@ func (s *session) openJail() (known bool, err error) {
 			name = s.named.Server
 		}
 		if name != "" {
-			return ok, s.server(name)
+			if err := s.server(name); err != nil {
+				return ok, err
+			}
 		}
 	}
+	if s.recipe != nil {
+		if err := steps.CheckServer(s.recipe); err != nil {
+			return ok, err
+		}
+	}
+	s.compose()
 	return ok, nil
 }
 
@@ -258,11 +290,7 @@ func (s *session) take(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	name := ""
-	if s.recipe != nil {
-		name = s.recipe.Name
-	}
-	j, err := s.registry.Resolve(ctx, who, name)
+	j, err := s.registry.Resolve(ctx, who, s.mainName())
 	if err != nil {
 		return err
 	}
@@ -283,8 +311,9 @@ func (s *session) env() (*steps.Env, error) {
 	policy.Soak, policy.Deadline = s.set.Soak.D(), s.set.StartTimeout.D()
 	e := &steps.Env{
 		Run: s.run, JailID: s.id, Root: s.root, Recipe: s.recipe, StateDir: s.stateDir(),
-		StoreDir: *s.set.Snapshots, Events: s.events,
+		StoreDir: *s.set.Snapshots, Events: s.events, Recipes: s.recipes,
 		Options: steps.Options{
+			Named: s.asked, With: *s.set.With, Drop: *s.set.DropModule,
 			Version: *s.set.Version, ConfNew: *s.set.Conf == "new", Rehearse: *s.set.Rehearse, Hold: *s.set.Hold,
 			Keep: *s.set.Keep, Exclude: *s.set.Snapshot.Exclude, StopTimeout: s.set.StopTimeout.D(), Policy: policy,
 		},
@@ -349,6 +378,11 @@ func (s *session) openSource(e *steps.Env) error {
 		opts := source.AptOptions{SourcesFiles: *s.set.AptSources, Keyring: *s.set.Keyring, Suite: *s.set.Suite,
 			CacheDir: *s.set.CacheDir, StateDir: filepath.Join(*s.set.StateDir, "sources")}
 		e.Source, err = source.OpenApt(opts)
+		if err == nil && opts.Suite != "" {
+			opts.Suite = ""
+			// What the jail has is most likely of this host's own release.
+			e.Base, _ = source.OpenApt(opts)
+		}
 	case "dir":
 		e.Source, err = source.OpenDir(arg, source.DirOptions{CacheDir: *s.set.CacheDir})
 	default:

@@ -77,7 +77,7 @@ func (s *session) statusOne(ctx context.Context) (*steps.JailStatus, error) {
 		return nil, err
 	}
 	if !known {
-		if err := steps.CheckJail(s.root, s.recipe.Executables); err != nil {
+		if err := steps.CheckJail(s.root, s.recipe); err != nil {
 			return nil, err
 		}
 	}

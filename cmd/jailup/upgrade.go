@@ -28,7 +28,7 @@ func (a *app) upgradeVerb() *cobra.Command {
 	a.common(cmd, true)
 	a.settings(cmd.Flags(), sourceFlags...)
 	a.settings(cmd.Flags(), runFlags...)
-	a.settings(cmd.Flags(), "strategy", "conf", "listen", "with")
+	a.settings(cmd.Flags(), "strategy", "conf", "listen", "with", "drop-module")
 	cmd.Flags().BoolVar(&f.install, "install", false, "build the jail where there is none")
 	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "say what would change, touch nothing")
 	cmd.Flags().BoolVar(&f.adopt, "adopt", false, "replace an executable that no package knows")
@@ -45,9 +45,6 @@ func (a *app) upgrade(ctx context.Context, server string, f upgradeFlags) error 
 	}
 	if *s.set.Strategy == "handover" {
 		return s.refuse(usageError("cannot upgrade by handover: this version knows the strategy restart only"))
-	}
-	if with := *s.set.With; len(with) > 0 {
-		return s.refuse(usageError("cannot upgrade with %s: this recipe knows no modules", event.Clean(with[0], 60)))
 	}
 	if f.install && s.path != "" && steps.Vacant(s.path) {
 		if f.dryRun {
@@ -71,7 +68,7 @@ func (a *app) upgrade(ctx context.Context, server string, f upgradeFlags) error 
 
 // facts are those that are known before the first step.
 func (s *session) facts() steps.Facts {
-	return steps.Facts{Verb: s.verb, Server: s.recipe.Name, Jail: s.root.Path(), Grace: s.set.StopTimeout.D(), Soak: s.set.Soak.D(), Deadline: s.set.StartTimeout.D(), Keep: *s.set.Keep}
+	return steps.Facts{Verb: s.verb, Server: s.asked, Jail: s.root.Path(), Grace: s.set.StopTimeout.D(), Soak: s.set.Soak.D(), Deadline: s.set.StartTimeout.D(), Keep: *s.set.Keep}
 }
 
 func (a *app) rollbackVerb() *cobra.Command {

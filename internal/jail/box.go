@@ -75,6 +75,7 @@ func insideBox() (int, error) {
 	cmd.Err = nil // looked for in the view, not here
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"}
+	cmd.Env = append(cmd.Env, spec.Env...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.SysProcAttr = &unix.SysProcAttr{Chroot: view, Setsid: true}
 	err = cmd.Run()

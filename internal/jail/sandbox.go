@@ -24,6 +24,8 @@ import (
 type Box struct {
 	// Argv is the program, an absolute path of the jail first, and its arguments.
 	Argv []string
+	// Env are variables (NAME=VALUE) beside a clean environment.
+	Env []string
 	// Changes are made in the view first; staged names lie in Stage.
 	Changes []Change
 	Stage   *os.File
@@ -69,6 +71,7 @@ var ErrNoSandbox = errors.New("cannot make a sandbox")
 type boxSpec struct {
 	Root    string   `json:"root"`
 	Argv    []string `json:"argv"`
+	Env     []string `json:"env,omitempty"`
 	Changes []Change `json:"changes"`
 }
 
@@ -84,7 +87,7 @@ func (r *Root) Run(ctx context.Context, b Box) (*BoxResult, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, b.Timeout)
 	defer cancel()
-	spec, err := json.Marshal(boxSpec{Root: r.path, Argv: b.Argv, Changes: b.Changes})
+	spec, err := json.Marshal(boxSpec{Root: r.path, Argv: b.Argv, Env: b.Env, Changes: b.Changes})
 	if err != nil {
 		return nil, err
 	}
