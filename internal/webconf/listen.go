@@ -21,6 +21,10 @@ type Listen struct {
 	// when it starts, perhaps to several addresses.
 	ByName bool `json:"by_name,omitempty"`
 
+	// Any tells that one socket takes IPv6 and IPv4 on all addresses. It is
+	// "::", or where the machine has no IPv6, "0.0.0.0".
+	Any bool `json:"any,omitempty"`
+
 	SSL           bool `json:"ssl,omitempty"`
 	HTTP2         bool `json:"http2,omitempty"`
 	QUIC          bool `json:"quic,omitempty"`
@@ -98,6 +102,7 @@ func Sockets(listens []Listen) []Listen {
 		m.Default = m.Default || l.Default
 		m.Bind = m.Bind || l.Bind
 		m.IPv6Only = m.IPv6Only && l.IPv6Only
+		m.Any = m.Any || l.Any
 	}
 	return slices.DeleteFunc(list, func(l Listen) bool {
 		if l.Network == "unix" || l.Wildcard() || l.Bind || l.ByName {

@@ -7,14 +7,14 @@ import (
 	"strings"
 )
 
-// VHost is one server block.
+// VHost is one server block of nginx, one virtual host of Apache.
 type VHost struct {
 	Context string   `json:"context"` // "http", "stream" or "mail"
 	Names   []string `json:"names,omitempty"`
 	Listens []Listen `json:"listens,omitempty"`
-	Root    string   `json:"root,omitempty"` // absolute in the jail; "" where the server is silent
-	// Certificates and Keys are files in the jail, or what else nginx takes
-	// there ("data:", "engine:", a name with variables).
+	Root    string   `json:"root,omitempty"` // document root in force, absolute in the jail; "" where none is set
+	// Certificates and Keys are files in the jail, or what else the server
+	// takes there ("data:", "pkcs11:", a name with variables).
 	Certificates []string `json:"certificates,omitempty"`
 	Keys         []string `json:"keys,omitempty"`
 	// PHP tells that requests for .php files are handed to PHP.
@@ -74,6 +74,7 @@ func (n *Nginx) Servers() []VHost {
 
 func (n *Nginx) server(block, context *Directive) VHost {
 	v := VHost{Context: context.Name, File: block.File, Line: block.Line}
+	root := lastSimple(context.Block, "root")
 	// "ssl on" and "http2 on" stand beside the listens, also one level up.
 	ssl := isOn(context.Block, "ssl")
 	http2 := isOn(context.Block, "http2")
@@ -89,7 +90,7 @@ func (n *Nginx) server(block, context *Directive) VHost {
 			listened = true
 			v.Listens = append(v.Listens, parseListen(d, context.Name)...)
 		case "root":
-			v.Root = n.underPrefix(d.Arg(0))
+			root = d
 		case "return":
 			if v.Return == nil {
 				v.Return = d.Args
@@ -104,6 +105,10 @@ func (n *Nginx) server(block, context *Directive) VHost {
 			http2 = d.Arg(0) == "on"
 		}
 	}
+	if root != nil {
+		v.Root = n.underPrefix(root.Arg(0))
+	}
+	v.PHP = context.Name == "http" && n.servesPHP(block)
 	if !listened && context.Name == "http" {
 		v.Listens = []Listen{{
 			Context: "http", Network: "tcp", Address: "0.0.0.0", Port: 80,
@@ -115,6 +120,15 @@ func (n *Nginx) server(block, context *Directive) VHost {
 		v.Listens[i].HTTP2 = v.Listens[i].HTTP2 || http2
 	}
 	return v
+}
+
+func lastSimple(block []*Directive, name string) *Directive {
+	for _, d := range slices.Backward(block) {
+		if d.is(name) {
+			return d
+		}
+	}
+	return nil
 }
 
 func isOn(block []*Directive, name string) bool {
