@@ -17,7 +17,7 @@ func dialAddress(l webconf.Listen) string {
 	switch {
 	case l.Network == "unix":
 		return l.Address
-	case l.Address == "0.0.0.0" || (l.ByName && l.Address == "localhost"):
+	case l.Address == "0.0.0.0" || l.Any || (l.ByName && l.Address == "localhost"):
 		l.Address = "127.0.0.1"
 	case l.Address == "::":
 		l.Address = "::1"

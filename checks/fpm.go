@@ -26,6 +26,9 @@ func (t *Target) FPM(f *phpconf.FPM) {
 		if l, ok := poolListen(p); ok {
 			t.Listens = append(t.Listens, l)
 		}
+		if l, ok := fastCGIListen(p.StatusNetwork, p.StatusAddress); ok {
+			t.Listens = append(t.Listens, l)
+		}
 		t.Workers.MayBeRoot = t.Workers.MayBeRoot || isRoot(p.User)
 		if p.Chroot != "" {
 			t.Workers.Roots = append(t.Workers.Roots, WorkerRoot{poolTitle + p.Name, p.Chroot})
@@ -38,21 +41,28 @@ func (t *Target) FPM(f *phpconf.FPM) {
 
 // poolListen is a pool's address as a listen; false if it is none.
 func poolListen(p phpconf.Pool) (webconf.Listen, bool) {
-	l := webconf.Listen{Context: contextFastCGI, Network: p.Network, Address: p.Address, File: p.File, Line: p.Line}
-	if p.Network == "unix" {
-		return l, p.Address != ""
+	l, ok := fastCGIListen(p.Network, p.Address)
+	l.File, l.Line = p.File, p.Line
+	switch {
+	case !p.Wildcard:
+	case strings.HasPrefix(p.Listen, "0.0.0.0:"):
+		l.Address = "0.0.0.0"
+	default: // a bare port, too
+		l.Address, l.Any = "::", true
 	}
-	host, port, err := net.SplitHostPort(p.Address)
-	if err != nil {
+	return l, ok
+}
+
+func fastCGIListen(network, address string) (webconf.Listen, bool) {
+	l := webconf.Listen{Context: contextFastCGI, Network: network, Address: address}
+	if network == "unix" {
+		return l, address != ""
+	}
+	host, port, err := net.SplitHostPort(address)
+	if err != nil || network != "tcp" {
 		return l, false
 	}
-	l.Address = host
+	l.Address, l.ByName = host, net.ParseIP(host) == nil
 	l.Port, err = strconv.Atoi(port)
-	switch {
-	case host == "":
-		l.Address = "::" // IPv4 along with it, or alone where there is no other
-	case net.ParseIP(host) == nil:
-		l.ByName = true
-	}
 	return l, err == nil
 }

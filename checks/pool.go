@@ -27,9 +27,7 @@ const maxPools = 100
 type poolCheck struct {
 	name string
 	pool phpconf.Pool
-	// network and address are where to dial.
-	network, address string
-	dial             DialFunc
+	dial DialFunc
 }
 
 // pools makes one check for each pool.
@@ -40,12 +38,11 @@ func (t *Target) pools(set *Set) []Check {
 			set.notes = append(set.notes, fmt.Sprintf("%d pools are not asked: only the first %d are", len(t.Pools)-i, maxPools))
 			break
 		}
-		l, ok := poolListen(p)
-		if !ok {
+		if p.Network == "" || p.Address == "" {
 			set.notes = append(set.notes, "the pool "+event.Clean(p.Name, 100)+" is not asked: it listens nowhere that is known")
 			continue
 		}
-		list = append(list, &poolCheck{name: t.name(KindFastCGI, p.Name), pool: p, network: l.Network, address: dialAddress(l), dial: t.Dial})
+		list = append(list, &poolCheck{name: t.name(KindFastCGI, p.Name), pool: p, dial: t.Dial})
 	}
 	return list
 }
@@ -73,7 +70,7 @@ func (c *poolCheck) Run(ctx context.Context) Observation {
 // ask sends one request. File is where the script is, as the pool's workers see
 // it: below the pool's own root, if it has one.
 func (c *poolCheck) ask(ctx context.Context, script, query string) (*fastcgi.Response, error) {
-	conn, err := c.dial(ctx, c.network, c.address)
+	conn, err := c.dial(ctx, c.pool.Network, c.pool.Address)
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +89,7 @@ func (c *poolCheck) ask(ctx context.Context, script, query string) (*fastcgi.Res
 }
 
 func (c *poolCheck) where() string {
-	return "the pool " + event.Clean(c.pool.Name, 100) + " at " + event.Clean(c.address, 200)
+	return "the pool " + event.Clean(c.pool.Name, 100) + " at " + event.Clean(c.pool.Address, 200)
 }
 
 // silent is what no answer means.

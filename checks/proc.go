@@ -83,15 +83,17 @@ func title(pid int) string {
 	return strings.TrimSpace(event.Clean(strings.ReplaceAll(string(b[:n]), "\x00", " "), 256))
 }
 
-// rootIs compares a process's root with a directory by device and inode: the
-// text of the link is another one in another mount namespace.
-func rootIs(pid int, dev, ino uint64) (same, known bool) {
+// place is a directory by device and inode.
+type place struct{ dev, ino uint64 }
+
+// rootAt finds a process's root: the text of the link is another one in another
+// mount namespace.
+func rootAt(pid int) (at place, known bool) {
 	var st unix.Stat_t
 	if err := unix.Stat(fmt.Sprintf("/proc/%d/root/.", pid), &st); err != nil {
-		return false, false
+		return place{}, false
 	}
-	//nolint:unconvert // Dev is narrower on some architectures
-	return uint64(st.Dev) == dev && uint64(st.Ino) == ino, true
+	return place{uint64(st.Dev), st.Ino}, true //nolint:unconvert // Dev is narrower on some architectures
 }
 
 // socketInodes adds the socket inodes among the first max descriptors of a

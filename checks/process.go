@@ -59,7 +59,7 @@ func (c *processCheck) Run(ctx context.Context) Observation {
 	}
 	o.Identity = master.key()
 	if !c.target.MasterOutside {
-		o.Values["root"] = c.root(master.pid, "")
+		o.Values["root"] = c.root(master)
 	}
 	all, active := c.members(found)
 	uids := map[string]bool{}
@@ -67,7 +67,7 @@ func (c *processCheck) Run(ctx context.Context) Observation {
 		if uid, ok := effectiveUID(p.pid); ok {
 			uids[uid] = true
 		}
-		if r := c.root(p.pid, c.ownRoot(p)); r == "other" || o.Values["worker_root"] == "" {
+		if r := c.root(p); r == "other" || o.Values["worker_root"] == "" {
 			o.Values["worker_root"] = r
 		}
 	}
@@ -97,50 +97,50 @@ func (c *processCheck) Run(ctx context.Context) Observation {
 	return o
 }
 
-// root tells where a process has its root: in the jail (or in the folder of it
-// that is given), or elsewhere; "" where that is not known.
-func (c *processCheck) root(pid int, folder string) string {
-	dev, ino := c.target.RootDev, c.target.RootIno
-	if ino == 0 {
+// root tells where a process has its root: in the jail or, for a worker, in the
+// folder of it that is meant for its kind; "" where that is not known.
+func (c *processCheck) root(p proc) string {
+	if c.target.RootIno == 0 {
 		return ""
 	}
-	if folder != "" {
-		var ok bool
-		if dev, ino, ok = c.folder(folder); !ok {
-			return ""
+	places := []place{{c.target.RootDev, c.target.RootIno}}
+	for _, r := range c.target.Workers.Roots {
+		if p.title == "" {
+			break // the master is in the jail itself
+		}
+		at, ok := c.folder(r.Path)
+		if r.Title == "" || r.Title == p.title {
+			// None but this one.
+			if !ok {
+				return ""
+			}
+			places = []place{at}
+			break
+		}
+		if ok {
+			places = append(places, at)
 		}
 	}
-	switch same, known := rootIs(pid, dev, ino); {
+	here, known := rootAt(p.pid)
+	switch {
 	case !known:
 		return "" // it has just ended, or we may not look
-	case same:
+	case slices.Contains(places, here):
 		return "jail"
 	}
 	return "other"
 }
 
-// ownRoot is the folder of the jail that a worker is put into, "" where it is
-// the jail itself.
-func (c *processCheck) ownRoot(p proc) string {
-	for _, r := range c.target.Workers.Roots {
-		if r.Title == "" || p.title == r.Title {
-			return r.Path
-		}
-	}
-	return ""
-}
-
-// folder is a folder of the jail by device and inode, without following a link
-// out of it.
-func (c *processCheck) folder(path string) (dev, ino uint64, ok bool) {
+// folder finds a folder of the jail, without following a link out of it.
+func (c *processCheck) folder(path string) (at place, ok bool) {
 	opener, ok := c.target.Files.(interface {
 		Stat(path string) (jail.Info, error)
 	})
 	if !ok {
-		return 0, 0, false
+		return place{}, false
 	}
 	info, err := opener.Stat(path)
-	return info.Dev, info.Ino, err == nil && info.IsDir()
+	return place{info.Dev, info.Ino}, err == nil && info.IsDir()
 }
 
 // members lists the workers, and those of them that are not about to go.

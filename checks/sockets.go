@@ -48,6 +48,8 @@ func (s socket) is(l webconf.Listen) bool {
 		return false
 	case l.ByName:
 		return true
+	case l.Any && s.addr.Addr() == netip.IPv4Unspecified():
+		return true // there is no IPv6 here
 	}
 	a, err := netip.ParseAddr(l.Address)
 	return err == nil && a == s.addr.Addr()
