@@ -187,7 +187,9 @@ func (s *session) server(name string) error {
 	if !ok {
 		var known []string
 		for _, r := range s.recipes.All() {
-			known = append(known, r.Name)
+			if r.HasProcesses() {
+				known = append(known, r.Name)
+			}
 		}
 		return &steps.Error{Kind: steps.ErrUsage, Err: fmt.Errorf("cannot find a recipe for %s", event.Clean(name, 60)),
 			Hint: "there are: " + strings.Join(known, ", ")}
