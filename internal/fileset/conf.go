@@ -1,7 +1,12 @@
 package fileset
 
 import (
+	"path"
 	"strings"
+
+	"github.com/jailup/jailup/internal/changeset"
+	"github.com/jailup/jailup/internal/manifest"
+	"golang.org/x/sys/unix"
 )
 
 // Conf is what became of one file of the configuration.
@@ -15,81 +20,229 @@ type Conf struct {
 	Diff ConfDiff `json:"diff,omitzero"`
 }
 
-// ConfDiff holds unified diffs from the old package's text: to the new package's,
-// and to the administrator's. A diff is empty where nothing differs, where the old
-// text is not known, and for what is no text or larger than 64 KiB. They are text
-// of the jail and of packages: show them only through event.Clean.
-type ConfDiff struct {
-	Package string `json:"package,omitempty"`
-	Yours   string `json:"yours,omitempty"`
-}
-
 // What becomes of a file of the configuration.
 const (
 	Kept      = "kept"     // changed here, and stays; the packages did not change it
 	Beside    = "beside"   // changed on both sides: stays, the package's lies at Conf.Beside
-	Replaced  = "replaced" // the package's is taken; with --conf new the old one lies at Conf.Beside
+	Replaced  = "replaced" // the package's is taken; with ConfNew the changed one lies at Conf.Beside
 	Added     = "added"    // was not there
 	Deleted   = "deleted"  // was deleted here, and stays so
 	Moved     = "moved"    // unchanged at Conf.Was; the package's is taken at the new place
-	CarriedTo = "carried"  // changed at Conf.Was: that text is now here as well, paths rewritten
+	CarriedTo = "carried"  // changed, or made, at Conf.Was: it is now here as well, paths rewritten
 	Dropped   = "dropped"  // a link at Conf.Was, to what the target has no more: not carried
 	Adapted   = "adapted"  // the package's, but for the line that tells where it listens
-	Obsolete  = "obsolete" // of no package any more, but changed here: stays, and has no effect where it is
+	// Obsolete is of no package any more, but of an administrator: it stays. Where
+	// it would still be read, in a folder of others, it lies at Conf.Beside.
+	Obsolete = "obsolete"
 )
+
+// The endings of what is laid beside a file.
+const (
+	besideNew = ".jailup-new" // the package's
+	besideOld = ".jailup-old" // the administrator's
+)
+
+// stand is how a file of the configuration stands in the jail: in its place, or
+// where it was before.
+type stand struct {
+	path      string // physical
+	canonical string
+	moved     bool // it is not in its place
+	cur       *changeset.State
+	rec       manifest.File
+	recorded  bool
+}
+
+// pristine is the content as the package shipped it; "" where that is not known.
+func (st stand) pristine() string { return st.rec.SHA256 + st.rec.Link }
+
+func (s *selector) standAt(canonical string) (stand, error) {
+	st := stand{canonical: canonical}
+	var err error
+	if st.path, err = s.in.Root.Physical(canonical); err != nil {
+		return st, err
+	}
+	if st.cur, err = s.read(st.path); err != nil {
+		return st, err
+	}
+	st.rec, st.recorded = s.recordedAt(canonical)
+	return st, nil
+}
+
+// standOf finds by what a file is judged. Where its place is empty, and was never
+// filled, that is where it was before.
+func (s *selector) standOf(n *Node) (p string, st stand, err error) {
+	if st, err = s.standAt(n.Path); err != nil {
+		return "", st, err
+	}
+	before, ok := s.counterpart(n.Path)
+	if st.cur != nil || st.recorded || !ok {
+		return st.path, st, nil
+	}
+	old, err := s.standAt(before)
+	if err != nil || old.cur == nil && !old.recorded {
+		return st.path, st, err
+	}
+	old.moved = true
+	return st.path, old, nil
+}
 
 // conf treats a file that an administrator may have changed, as dpkg does
 // (Debian policy 10.7.3): his change stays, and the new version is laid beside.
+// The two are never merged.
 func (s *selector) conf(n *Node) error {
-	p, err := s.in.Root.Physical(n.Path)
+	p, st, err := s.standOf(n)
 	if err != nil {
 		return err
 	}
-	cur, err := s.read(p)
-	if err != nil {
-		return err
+	if st.cur == nil {
+		return s.absent(p, n, st)
 	}
-	rec, recorded := s.recordedAt(n.Path)
-	note := func(action, beside string) {
-		s.out.Conf = append(s.out.Conf, Conf{Path: p, Action: action, Beside: beside})
+	n = s.asCopy(n, st)
+	untouched := s.untouched(n, st)
+	if st.moved {
+		s.judged[st.path] = untouched
 	}
-	pristine := ""
-	if recorded {
-		pristine = rec.SHA256 + rec.Link
-	} else if cur != nil && s.in.Known != nil {
-		if _, _, ok := s.in.Known(n.Path, cur); ok {
-			pristine = cur.SHA256 + cur.Link
-		}
-	}
-	fresh := n.State.SHA256 + n.State.Link
 	switch {
-	case cur == nil && recorded:
-		s.record(p, n, n.Package)
-		note("deleted", "")
-		return nil
-	case cur == nil && !s.whole() && !s.asked(n):
-		return nil
-	case cur == nil, cur.Same(&n.State), s.in.ConfNew, pristine != "" && pristine == cur.SHA256+cur.Link:
-		if cur == nil {
-			note("added", "")
-		} else if !cur.Same(&n.State) {
-			note("replaced", "")
-		}
+	case !st.moved && st.cur.Same(&n.State):
 		return s.want(p, n, n.Package, false)
-	case pristine == fresh:
-		s.record(p, n, n.Package) // changed here, not there
-		note("kept", "")
+	case n.enable && !st.moved && s.leadsTo(st, n):
+		s.record(p, n, n.Package) // it is on, whatever the link's words are
+		f := s.files[p]
+		f.Link = st.cur.Link
+		s.files[p] = f
 		return nil
+	case untouched:
+		return s.renew(p, n, st)
+	case s.in.ConfNew && st.cur.Mode&unix.S_IFMT != unix.S_IFDIR:
+		return s.overrule(p, n, st)
+	case st.moved:
+		return s.carry(p, n, st)
 	}
 	s.record(p, n, n.Package)
-	beside := p + ".jailup-new"
-	note("beside", beside)
-	m := &Node{Path: beside, Package: n.Package, Stage: n.Stage, State: n.State}
-	if err := s.want(beside, m, n.Package, false); err != nil {
+	c := Conf{Path: p, Action: Kept, Diff: s.diff(n, st)}
+	if st.recorded && st.pristine() == n.State.SHA256+n.State.Link || n.enable {
+		s.note(c) // changed here, not there
+		return nil
+	}
+	c.Action, c.Beside = Beside, p+besideNew
+	s.note(c)
+	return s.lay(c.Beside, n)
+}
+
+func (s *selector) note(c Conf) { s.out.Conf = append(s.out.Conf, c) }
+
+// absent treats a file that the jail does not hold.
+func (s *selector) absent(p string, n *Node, st stand) error {
+	c := Conf{Path: p, Action: Deleted}
+	if st.moved {
+		c.Was = st.path
+	}
+	if st.recorded || n.enable && s.switchedOff(n) {
+		s.record(p, n, n.Package)
+		s.note(c)
+		return nil
+	}
+	if !s.whole() && !s.asked(n) || n.enable && s.switchedOn(n) {
+		return nil
+	}
+	s.note(Conf{Path: p, Action: Added})
+	return s.want(p, n, n.Package, false)
+}
+
+// untouched tells whether what lies there is as a package, or jailup, brought it.
+func (s *selector) untouched(n *Node, st stand) bool {
+	switch {
+	case st.recorded:
+		return st.rec.Pristine(st.cur.SHA256, st.cur.Link)
+	case n.enable && st.cur.Link != "":
+		return s.leadsTo(st, n)
+	}
+	return s.known(st)
+}
+
+func (s *selector) known(st stand) bool {
+	if s.in.Known == nil {
+		return false
+	}
+	_, _, ok := s.in.Known(st.canonical, st.cur)
+	return ok
+}
+
+// asCopy is the node as a plain file where the jail has one in the place of a
+// link that switches something on, as cp leaves it: it stays one.
+func (s *selector) asCopy(n *Node, st stand) *Node {
+	if !n.enable || st.cur.Mode&unix.S_IFMT != unix.S_IFREG {
+		return n
+	}
+	_, target, err := s.in.World.resolve(n.Path, true)
+	if err != nil || target == nil || target.Stage == "" {
+		return n
+	}
+	m := *n
+	m.Stage, m.State = target.Stage, target.State
+	return &m
+}
+
+// renew takes the package's version of what nobody has changed.
+func (s *selector) renew(p string, n *Node, st stand) error {
+	c := Conf{Path: p, Action: Replaced}
+	if st.moved {
+		c.Action, c.Was = Moved, st.path
+	}
+	adapted, err := s.adapt(p, n, st)
+	if err != nil {
 		return err
 	}
-	delete(s.files, beside) // not the package's: it may be deleted at will
+	if adapted == nil {
+		s.note(c)
+		return s.want(p, n, n.Package, false)
+	}
+	if st.moved || adapted.State.SHA256 != st.cur.SHA256 {
+		c.Action = Adapted
+		s.note(c)
+	}
+	if err := s.want(p, adapted, n.Package, false); err != nil {
+		return err
+	}
+	s.record(p, n, n.Package)
+	f := s.files[p]
+	f.Adapted = adapted.State.SHA256
+	s.files[p] = f
 	return nil
+}
+
+// overrule takes the package's version of what was changed here, and keeps that
+// beside it.
+func (s *selector) overrule(p string, n *Node, st stand) error {
+	c := Conf{Path: p, Action: Replaced, Diff: s.diff(n, st)}
+	if st.moved {
+		c.Was = st.path
+	}
+	name, state, ok, err := s.copyOf(st.path, st.cur, false)
+	if err != nil {
+		return err
+	}
+	if ok {
+		c.Beside = p + besideOld
+		if err := s.lay(c.Beside, &Node{Path: c.Beside, Stage: name, State: state}); err != nil {
+			return err
+		}
+	}
+	s.note(c)
+	return s.want(p, n, n.Package, false)
+}
+
+// lay wants a file that is nobody's: it may be deleted at will.
+func (s *selector) lay(p string, n *Node) error {
+	if _, ok := s.wants[p]; ok {
+		return nil
+	}
+	changed := len(s.out.Changed)
+	err := s.want(p, &Node{Path: p, Package: n.Package, Stage: n.Stage, State: n.State}, n.Package, false)
+	s.out.Changed = s.out.Changed[:changed] // what an earlier run has laid there is no news
+	delete(s.files, p)
+	return err
 }
 
 // caBundle keeps /etc/ssl/certs/ca-certificates.crt, which is in no package.
@@ -106,7 +259,7 @@ func (s *selector) caBundle() error {
 	}
 	if recorded && (cur == nil || cur.SHA256 != rec.SHA256) {
 		s.files[p] = rec
-		s.out.Conf = append(s.out.Conf, Conf{Path: p, Action: "kept"})
+		s.note(Conf{Path: p, Action: Kept})
 		return nil
 	}
 	return s.Generated(p, data, 0o644)
@@ -120,4 +273,25 @@ func (s *selector) Generated(p string, data []byte, perm uint32) error {
 	}
 	n := &Node{Path: p, Stage: name, State: st}
 	return s.want(p, n, "", false)
+}
+
+// leadsTo tells whether the link that is there leads to what the node leads to,
+// or to what that was before.
+func (s *selector) leadsTo(st stand, n *Node) bool {
+	if st.cur.Link == "" || n.State.Link == "" {
+		return false
+	}
+	to := target(st.canonical, st.cur.Link)
+	if st.moved {
+		to = s.newName(to)
+	}
+	return to == target(n.Path, n.State.Link)
+}
+
+// target is the path that a link's words mean, taken literally.
+func target(link, words string) string {
+	if strings.HasPrefix(words, "/") {
+		return path.Clean(words)
+	}
+	return path.Join(path.Dir(link), words)
 }

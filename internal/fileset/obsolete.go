@@ -2,17 +2,17 @@ package fileset
 
 import (
 	"path"
+	"slices"
 	"sort"
+	"strings"
 
+	"github.com/jailup/jailup/internal/manifest"
 	"github.com/jailup/jailup/recipes"
 	"golang.org/x/sys/unix"
 )
 
 // obsolete takes out what the old packages had and the new ones have not.
-func (s *selector) obsolete() {
-	if s.in.Old == nil {
-		return
-	}
+func (s *selector) obsolete() error {
 	paths := make([]string, 0, len(s.old))
 	for p := range s.old {
 		paths = append(paths, p)
@@ -24,6 +24,9 @@ func (s *selector) obsolete() {
 			continue
 		}
 		if _, stays := s.wants[p]; stays {
+			continue
+		}
+		if slices.Contains(s.out.Input.Remove, p) {
 			continue
 		}
 		if rec.Package == "" || recipes.Match(s.in.Recipe.State, p) {
@@ -38,13 +41,16 @@ func (s *selector) obsolete() {
 		if err != nil || cur == nil {
 			continue
 		}
-		if cur.SHA256 != rec.SHA256 || cur.Link != rec.Link {
-			s.out.Conf = append(s.out.Conf, Conf{Path: p, Action: "kept"})
+		st := stand{path: p, canonical: Canonical(p), cur: cur, rec: rec, recorded: true}
+		if !rec.Pristine(cur.SHA256, cur.Link) {
+			if err := s.leave(st, nil); err != nil {
+				return err
+			}
 			continue
 		}
-		s.out.Input.Remove = append(s.out.Input.Remove, p)
-		s.out.Input.Rmdir = append(s.out.Input.Rmdir, path.Dir(p))
+		s.remove(st)
 	}
+	return nil
 }
 
 // outgrown does the same in a jail without a manifest: for the packages that
@@ -65,10 +71,31 @@ func (s *selector) outgrown() {
 				if _, wanted := s.wants[p]; wanted {
 					continue
 				}
-				if cur, err := s.read(p); err == nil && cur != nil && cur.SHA256 == f.SHA256 && cur.Link == f.Link {
-					s.out.Input.Remove = append(s.out.Input.Remove, p)
+				if cur, err := s.read(p); err == nil && cur != nil && f.Pristine(cur.SHA256, cur.Link) {
+					s.remove(stand{path: p, canonical: f.Path, cur: cur, rec: manifest.File{Package: pkg}})
 				}
 			}
+		}
+	}
+}
+
+// remove wants a file away, and the directories that are empty then.
+func (s *selector) remove(st stand) {
+	if slices.Contains(s.out.Input.Remove, st.path) {
+		return
+	}
+	s.out.Input.Remove = append(s.out.Input.Remove, st.path)
+	s.out.gone[st.path] = manifest.File{Path: st.path, Mode: st.cur.Mode, UID: st.cur.UID, GID: st.cur.GID, Size: st.cur.Size,
+		SHA256: st.cur.SHA256, Link: st.cur.Link, Package: st.rec.Package, Conf: st.rec.Conf}
+	if s.in.Old != nil {
+		s.out.Input.Rmdir = append(s.out.Input.Rmdir, path.Dir(st.path))
+	}
+	for _, c := range s.in.Carry {
+		if c.New == c.Old || !strings.HasSuffix(c.Old, "/") || !strings.HasPrefix(st.canonical, c.Old) {
+			continue
+		}
+		for d := path.Dir(st.canonical); len(d)+1 >= len(c.Old); d = path.Dir(d) {
+			s.out.Input.Rmdir = append(s.out.Input.Rmdir, d)
 		}
 	}
 }

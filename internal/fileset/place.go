@@ -13,6 +13,7 @@ import (
 type Layout struct {
 	root   *jail.Root
 	merged map[string]bool // top directories that are links into /usr
+	tuples []string        // of the jail's multiarch directories
 }
 
 // NewLayout looks at the jail's top directories.
@@ -22,7 +23,28 @@ func NewLayout(root *jail.Root) *Layout {
 		real, err := root.RealPath("/" + top)
 		l.merged[top] = err == nil && real == "/usr/"+top
 	}
+	for _, dir := range []string{"/lib", "/usr/lib"} {
+		list, _ := root.ReadDir(dir)
+		for _, name := range list {
+			if isMultiarch(name) && !slices.Contains(l.tuples, name) {
+				l.tuples = append(l.tuples, name)
+			}
+		}
+	}
 	return l
+}
+
+// names are all that a canonical path may have in this jail: a library that is
+// shipped into no multiarch directory may have strayed into one.
+func (l *Layout) names(canonical string) []string {
+	out := names(canonical)
+	if dir := path.Dir(canonical); len(out) > 2 && !isMultiarch(dir) {
+		for _, t := range l.tuples {
+			base := path.Base(canonical)
+			out = append(out, path.Join("/lib", t, base), path.Join("/usr/lib", t, base))
+		}
+	}
+	return out
 }
 
 // names returns every name that a canonical path may have in a jail: itself,
@@ -62,9 +84,9 @@ func isMultiarch(dir string) bool { return strings.Contains(dir, "-linux-gnu") }
 // now, each once.
 func (l *Layout) Existing(canonical string) []string {
 	var out []string
-	for i, n := range names(canonical) {
+	for i, n := range l.names(canonical) {
 		info, err := l.root.Lstat(n)
-		if err != nil || i > 1 && !info.IsRegular() {
+		if err != nil || i > 1 && !info.IsRegular() && !l.strayLink(n, info) {
 			continue // a link between ld.so's directories is the layout's own
 		}
 		p, err := l.root.Physical(n)
@@ -73,6 +95,16 @@ func (l *Layout) Existing(canonical string) []string {
 		}
 	}
 	return out
+}
+
+// strayLink tells whether a link leads to a file beside it, as cp -a copies a
+// library: libz.so.1 and libz.so.1.2.13.
+func (l *Layout) strayLink(p string, info jail.Info) bool {
+	if !info.IsSymlink() {
+		return false
+	}
+	to, err := l.root.Readlink(p)
+	return err == nil && !strings.Contains(to, "/")
 }
 
 // Default returns where a file goes that the jail does not hold yet: as shipped

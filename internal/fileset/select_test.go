@@ -41,7 +41,7 @@ func TestConffiles(t *testing.T) {
 		{"a link, new wins", "-> /etc/other", "two", true, "two", "none", "replaced"},
 		{"deleted stays so", "none", "two", true, "none", "none", "deleted"},
 		{"unchanged, gone", "", "", false, "none", "none", ""},
-		{"changed, gone", "mine", "", false, "mine", "none", "kept"},
+		{"changed, gone", "mine", "", false, "mine", "none", "obsolete"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -6,8 +6,6 @@ import (
 	"io"
 	"path"
 	"slices"
-	"sort"
-	"strings"
 
 	"github.com/jailup/jailup/internal/changeset"
 	"github.com/jailup/jailup/internal/elfdeps"
@@ -64,22 +62,29 @@ type Selection struct {
 	Changed []string
 	// From holds the versions that were recognised in the jail.
 	From map[string]string
+
+	gone map[string]manifest.File // what Input.Remove names, by path
+	was  map[string]string        // versions of the packages that the jail held files of
 }
 
 // earlyLibs are the C library's set, which must never be mixed.
 var earlyLibs = []string{"ld-linux", "libc.so", "libm.so", "libpthread.so", "libdl.so", "librt.so", "libresolv.so", "libnss_", "libutil.so", "libanl.so"}
 
 type selector struct {
-	in      Input
-	layout  *Layout
-	old     map[string]manifest.File
-	out     *Selection
-	wants   map[string]changeset.Want // by path in the jail
-	staged  map[string]bool           // stage names that are in use
-	files   map[string]manifest.File
-	copied  map[string]bool  // what links lead to, where the jail holds copies in the links' places
-	turned  changeset.Turned // links of the old packages that are directories in the new ones
-	mtimeNS int64
+	in     Input
+	layout *Layout
+	old    map[string]manifest.File
+	out    *Selection
+	wants  map[string]changeset.Want // by path in the jail
+	staged map[string]bool           // stage names that are in use
+	files  map[string]manifest.File
+	copied map[string]bool  // what links lead to, where the jail holds copies in the links' places
+	turned changeset.Turned // links of the old packages that are directories in the new ones
+
+	movedFrom map[string]string // canonical paths of the packages that have moved a file, to where it was
+	judged    map[string]bool   // files at their old places, and whether they were unchanged
+	later     []func() error    // links, which go along if what they lead to does
+	mtimeNS   int64
 }
 
 // Select decides. Directories in which something changes, and files that jailup
@@ -88,10 +93,12 @@ type selector struct {
 func Select(ctx context.Context, in Input) (*Selection, error) {
 	s := &selector{
 		in: in, layout: NewLayout(in.Root), old: in.Old.Index(), mtimeNS: in.World.newest(),
-		out:    &Selection{From: map[string]string{}},
+		out:    &Selection{From: map[string]string{}, gone: map[string]manifest.File{}},
+		judged: map[string]bool{},
 		wants:  map[string]changeset.Want{},
 		staged: map[string]bool{}, files: map[string]manifest.File{},
 	}
+	s.findMoved()
 	needed, err := s.closure(ctx)
 	if err != nil {
 		return nil, err
@@ -108,7 +115,12 @@ func Select(ctx context.Context, in Input) (*Selection, error) {
 	if err := s.caBundle(); err != nil {
 		return nil, err
 	}
-	s.obsolete()
+	if err := s.carryOwn(); err != nil {
+		return nil, err
+	}
+	if err := s.obsolete(); err != nil {
+		return nil, err
+	}
 	s.outgrown()
 	s.finish()
 	return s.out, nil
@@ -224,7 +236,14 @@ func (s *selector) isELF(n *Node) bool {
 
 func (s *selector) whole() bool { return s.in.Whole || s.in.Old != nil && s.in.Old.Whole }
 
-func (s *selector) present(n *Node) bool { return len(s.layout.Existing(n.Path)) > 0 }
+// present tells whether the jail has a node, or had it where it was before.
+func (s *selector) present(n *Node) bool {
+	if len(s.layout.Existing(n.Path)) > 0 {
+		return true
+	}
+	old, ok := s.oldName(n.Path)
+	return ok && len(s.layout.Existing(old)) > 0
+}
 
 // wantsOwned: all of it in a jail that jailup built; what is there already, or is
 // newly asked for, in one made by hand.
@@ -267,6 +286,7 @@ func (s *selector) node(n *Node, needed bool) error {
 	switch {
 	case n.Dir:
 		if n.Owned && s.whole() {
+			s.carryDirs(n.Path + "/x") // an administrator's mode counts
 			s.out.Input.Dirs = append(s.out.Input.Dirs, changeset.WantDir{
 				Path: s.layout.Default(n), Mode: n.State.Mode & 0o7777, UID: n.State.UID, GID: n.State.GID, MtimeNS: n.State.MtimeNS})
 		}
@@ -276,178 +296,11 @@ func (s *selector) node(n *Node, needed bool) error {
 	case needed && s.copied[n.Path] && !s.present(n):
 		return nil // the jail holds its content under the link's name
 	case exec, needed, n.Owned && s.wantsOwned(n), runtime && s.whole(), s.present(n), s.asked(n), s.in.World.extra(n.Path):
-		return s.place(n, exec)
+		return s.place(n, exec, exec || needed)
 	}
 	return nil
 }
 
 func (s *selector) isExec(canonical string) bool {
 	return slices.ContainsFunc(s.in.Recipe.Executables, func(e string) bool { return Canonical(e) == canonical })
-}
-
-// place wants a node at each place that the jail has it, or at its default one.
-// Where the jail holds a plain file under a name that the package ships as a
-// link (a copy by hand), it stays a plain file, with the new content.
-func (s *selector) place(n *Node, exec bool) error {
-	places := s.layout.Existing(n.Path)
-	fresh := len(places) == 0
-	if at := s.layout.Default(n); s.under(at) {
-		fresh, places = true, []string{at}
-	} else if fresh {
-		places = []string{s.layout.Default(n)}
-	}
-	for _, p := range places {
-		src := n
-		if !fresh && n.State.Link != "" {
-			info, err := s.in.Root.Lstat(p)
-			if err == nil && info.IsRegular() {
-				_, target, err := s.in.World.resolve(n.Path, true)
-				if err != nil || target == nil || target.Stage == "" {
-					continue // its content is not in the target
-				}
-				src = target
-			}
-		}
-		if err := s.want(p, src, n.Package, exec); err != nil {
-			return err
-		}
-		if src.State.Link != "" && !strings.HasPrefix(src.State.Link, "/") {
-			// The target of a link beside it goes where the link is.
-			if _, target, err := s.in.World.resolve(n.Path, true); err == nil && target != nil && target.Stage != "" &&
-				path.Dir(target.Path) == path.Dir(n.Path) {
-				if err := s.want(path.Join(path.Dir(p), path.Base(target.Path)), target, target.Package, exec); err != nil {
-					return err
-				}
-			}
-		}
-	}
-	return nil
-}
-
-// want enters one wish. A second one for the same place is passed over; a node
-// that is wanted at a second place is copied in the stage.
-func (s *selector) want(p string, n *Node, pkg string, exec bool) error {
-	p, err := s.turned.Physical(s.in.Root, p)
-	if err != nil {
-		return err
-	}
-	if _, ok := s.wants[p]; ok {
-		return nil
-	}
-	name, st := n.Stage, n.State
-	if s.staged[name] {
-		if name, st, err = s.in.Stage.Copy(n.Stage, n.State); err != nil {
-			return err
-		}
-	}
-	theirs, err := s.keepMeta(p, name, &st)
-	if err != nil {
-		return err
-	}
-	s.staged[name] = true
-	base := path.Base(n.Path)
-	early := slices.ContainsFunc(earlyLibs, func(l string) bool { return strings.HasPrefix(base, l) })
-	s.wants[p] = changeset.Want{Path: p, State: st, Stage: name, Package: pkg, Exec: exec, Early: early, Meta: theirs}
-	s.record(p, n, pkg)
-	return s.inspect(p, n)
-}
-
-// keepMeta leaves alone what an administrator has made stricter: where mode,
-// owner or group is no longer what the old package shipped, it stays, each for
-// itself. The staged file gets it now: it is exchanged as it is. theirs tells
-// that something of it was left alone here and is another in the new package, so
-// that it is to be brought even where the content is there already. Of a jail
-// without a manifest nothing is known, and the package's counts.
-func (s *selector) keepMeta(p, staged string, st *changeset.State) (theirs bool, err error) {
-	rec, ok := s.old[p]
-	if !ok || st.Link != "" || rec.Mode&unix.S_IFMT != unix.S_IFREG {
-		return false, nil
-	}
-	info, err := s.in.Root.Lstat(p)
-	if err != nil || !info.IsRegular() {
-		return false, nil // there is nothing, or no file, to keep it of
-	}
-	now := *st
-	keep := func(new *uint32, old, recorded, kept uint32) {
-		if old != recorded {
-			*new = kept
-		} else if *new != recorded {
-			theirs = true
-		}
-	}
-	keep(&now.Mode, info.Mode, rec.Mode, info.Mode&^(unix.S_ISUID|unix.S_ISGID))
-	keep(&now.UID, info.UID, rec.UID, info.UID)
-	keep(&now.GID, info.GID, rec.GID, info.GID)
-	if now.Mode != st.Mode || now.UID != st.UID || now.GID != st.GID {
-		if err := s.in.Stage.SetMeta(staged, now.Mode&0o7777, int(now.UID), int(now.GID)); err != nil {
-			return false, err
-		}
-	}
-	*st = now
-	return theirs, nil
-}
-
-func (s *selector) record(p string, n *Node, pkg string) {
-	s.files[p] = manifest.File{Path: p, Mode: n.State.Mode, UID: n.State.UID, GID: n.State.GID, Size: n.State.Size,
-		SHA256: n.State.SHA256, Link: n.State.Link, Package: pkg, Conf: n.Conf}
-}
-
-// inspect says what is known of the file that will be replaced.
-func (s *selector) inspect(p string, n *Node) error {
-	old, err := s.read(p)
-	if err != nil || old == nil {
-		return err
-	}
-	if old.Same(&n.State) {
-		// Another version may ship the same file: what is known better counts.
-		if _, known := s.out.From[n.Package]; !known {
-			s.out.From[n.Package] = s.in.World.packages[n.Package]
-		}
-		return nil
-	}
-	if rec, ok := s.old[p]; ok {
-		if rec.SHA256 != old.SHA256 || rec.Link != old.Link {
-			s.out.Changed = append(s.out.Changed, p)
-		}
-		return nil
-	}
-	if old.Link != "" {
-		return nil
-	}
-	if s.in.Known != nil {
-		if pkg, version, ok := s.in.Known(n.Path, old); ok {
-			s.out.From[pkg] = version
-			return nil
-		}
-	}
-	s.out.Changed = append(s.out.Changed, p)
-	return nil
-}
-
-func (s *selector) read(p string) (*changeset.State, error) {
-	d, base, err := s.in.Root.OpenParent(p)
-	if err != nil {
-		return nil, nil // nothing there
-	}
-	defer d.Close()
-	st, err := changeset.ReadState(int(d.Fd()), base)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read %s: %w", p, err)
-	}
-	return st, nil
-}
-
-func (s *selector) finish() {
-	for _, w := range s.wants {
-		s.out.Input.Wants = append(s.out.Input.Wants, w)
-	}
-	sort.Slice(s.out.Input.Wants, func(i, k int) bool { return s.out.Input.Wants[i].Path < s.out.Input.Wants[k].Path })
-	s.out.Input.MtimeNS = s.mtimeNS
-	m := &manifest.Manifest{Version: 1, Server: s.in.Recipe.Name, Whole: s.whole(), Packages: s.in.World.packages}
-	for _, f := range s.files {
-		m.Files = append(m.Files, f)
-	}
-	sort.Slice(m.Files, func(i, k int) bool { return m.Files[i].Path < m.Files[k].Path })
-	s.out.Manifest = m
-	sort.Strings(s.out.Changed)
 }
