@@ -1,14 +1,17 @@
 package phpconf
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"slices"
 	"strings"
+	"syscall"
 )
 
 // glob names the files that match a pattern, in the order of glob(3) in the C
-// locale. A leading dot must be asked for. Nothing matching is no error.
+// locale. A leading dot must be asked for. Nothing matching is no error; a
+// folder to look in that is not there is one, as FPM calls glob(3).
 func glob(fsys Files, pattern string) ([]string, error) {
 	found := []string{""}
 	looked := 0
@@ -24,7 +27,7 @@ func glob(fsys Files, pattern string) ([]string, error) {
 		var next []string
 		for _, dir := range found {
 			names, err := fsys.ReadDir(dir + "/")
-			if notThere(err) {
+			if errors.Is(err, syscall.ENOTDIR) {
 				continue
 			}
 			if err != nil {

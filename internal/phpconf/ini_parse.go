@@ -12,6 +12,9 @@ type statement struct {
 	index string // of an array's element, "" for the next free one
 	value string
 	line  int
+	// The text of the value is what lies between these offsets, without the
+	// blanks around it.
+	from, to int
 }
 
 type statementKind int
@@ -130,7 +133,14 @@ func (p *parser) statement() (st statement, fault string) {
 	if fault = p.expect(tokEquals, ""); fault != "" {
 		return st, fault
 	}
+	st.from, st.to = p.tok.pos, p.tok.pos
+	empty := p.tok.kind == tokNewline
 	st.value, fault = p.value()
+	if !empty {
+		for st.to = p.end; st.to > st.from && isBlank(p.s.data[st.to-1]); {
+			st.to--
+		}
+	}
 	return st, fault
 }
 

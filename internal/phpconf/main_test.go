@@ -1,24 +1,80 @@
 package phpconf
 
 import (
+	"io/fs"
 	"os/exec"
+	"path"
+	"strings"
 	"testing"
 
+	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/jailup/jailup/internal/jail"
 	"github.com/jailup/jailup/internal/lab"
 )
 
 func TestMain(m *testing.M) { lab.Main(m) }
 
-// realTree is an unpacked PHP of the archive with its FPM and some modules. It
-// is shared: read only.
-func realTree(t testing.TB) (tree, series string) {
+// fakeFiles are files by their absolute path; a value of "<dir>" is a folder.
+type fakeFiles map[string]string
+
+func (f fakeFiles) ReadFile(name string, limit int64) ([]byte, error) {
+	text, ok := f[path.Clean(name)]
+	switch {
+	case !ok:
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+	case text == "<dir>":
+		return nil, &fs.PathError{Op: "open", Path: name, Err: jail.ErrNotRegular}
+	case int64(len(text)) > limit:
+		return nil, &fs.PathError{Op: "read", Path: name, Err: fs.ErrInvalid}
+	}
+	return []byte(text), nil
+}
+
+func (f fakeFiles) ReadDir(dir string) ([]string, error) {
+	dir = path.Clean(dir)
+	seen := map[string]bool{}
+	var names []string
+	for name := range f {
+		rest, ok := strings.CutPrefix(name, strings.TrimSuffix(dir, "/")+"/")
+		if !ok {
+			continue
+		}
+		first, _, _ := strings.Cut(rest, "/")
+		if !seen[first] {
+			seen[first] = true
+			names = append(names, first)
+		}
+	}
+	if names == nil {
+		return nil, &fs.PathError{Op: "open", Path: dir, Err: fs.ErrNotExist}
+	}
+	return names, nil
+}
+
+// realNames are packages with a PHP of the archive, its FPM, some modules, and
+// what the jail of the tests has besides.
+func realNames(t testing.TB) []string {
 	t.Helper()
 	lab.Need(t, "root", "apt", "dpkg-deb")
-	names := lab.PHPNames(t, "", []string{"fpm"}, "mysql", "gd")
-	debs := lab.Packages(t, lab.PackagesOptions{Names: names, Newest: true})
-	return lab.Unpacked(t, debs), lab.PHPSeries(t, "")
+	return append(lab.PHPNames(t, "", []string{"fpm"}, "mysql", "gd"), "nginx")
+}
+
+func realDebs(t testing.TB) string {
+	t.Helper()
+	return lab.Packages(t, lab.PackagesOptions{Names: realNames(t), Newest: true})
+}
+
+// realJail is a jail with that PHP, and php(1) as well.
+func realJail(t testing.TB) (*lab.Jail, *jail.Root) {
+	t.Helper()
+	debs := realDebs(t)
+	j := lab.PHPJail(t, debs, lab.InMemory(), lab.Extensions("mysql", "gd"), lab.Also("/usr/bin/php"+lab.PHPSeries(t, "")))
+	root, err := jail.Open(j.Dir)
+	require.NoError(t, err)
+	t.Cleanup(func() { root.Close() })
+	return j, root
 }
 
 // inRoot makes a command that runs in a tree as its root.
@@ -28,4 +84,16 @@ func inRoot(root string, argv ...string) *exec.Cmd {
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
 	return cmd
+}
+
+// run runs a program in a jail to its end.
+func run(t testing.TB, j *lab.Jail, env []string, argv ...string) (output string, status int) {
+	t.Helper()
+	cmd := inRoot(j.Dir, argv...)
+	cmd.Env = append(cmd.Env, env...)
+	out, err := cmd.CombinedOutput()
+	if cmd.ProcessState == nil {
+		require.NoError(t, err)
+	}
+	return string(out), cmd.ProcessState.ExitCode()
 }

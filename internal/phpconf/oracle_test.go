@@ -74,7 +74,7 @@ func unbase(s string) string {
 }
 
 func newOracle(t *testing.T) *oracle {
-	tree, series := realTree(t)
+	tree, series := lab.Unpacked(t, realDebs(t)), lab.PHPSeries(t, "")
 	cmd := inRoot(tree, "/usr/bin/php"+series, "-n", "-r", oracleScript)
 	in, err := cmd.StdinPipe()
 	require.NoError(t, err)
@@ -255,5 +255,3 @@ func TestIniAsPHPReadsIt(t *testing.T) {
 	}
 	require.Greater(t, good, len(texts)/10, "too few texts that PHP reads")
 }
-
-var _ = lab.Need
