@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"context"
 	"encoding/binary"
 	"fmt"
 	"maps"
@@ -18,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/jailup/jailup/internal/changeset"
+	"github.com/jailup/jailup/internal/elfdeps"
 	"github.com/jailup/jailup/internal/jail"
 	"github.com/jailup/jailup/internal/lab"
 	"github.com/jailup/jailup/internal/manifest"
@@ -143,6 +145,7 @@ type house struct {
 	m    *manifest.Manifest
 	sel  *Selection
 	set  *changeset.Set
+	kept []KeptFor
 	in   Input // what a test asks for besides
 }
 
@@ -161,6 +164,16 @@ func (h *house) bring(debs ...deb) {
 
 func (h *house) try(debs ...deb) error {
 	h.t.Helper()
+	var files [][]byte
+	for _, d := range debs {
+		files = append(files, d.bytes(h.t))
+	}
+	return h.install(files)
+}
+
+// install takes packages, as they are in their files.
+func (h *house) install(debs [][]byte) error {
+	h.t.Helper()
 	h.runs++
 	root, err := jail.Open(h.jail)
 	require.NoError(h.t, err)
@@ -174,8 +187,7 @@ func (h *house) try(debs ...deb) error {
 		in.Recipe = recipe()
 	}
 	world := NewWorld(stage, func(c string) bool { return len(layout.Existing(c)) > 0 })
-	for _, d := range debs {
-		b := d.bytes(h.t)
+	for _, b := range debs {
 		open, err := pkgs.OpenDeb(bytes.NewReader(b), int64(len(b)), pkgs.Limits{})
 		require.NoError(h.t, err)
 		if err := world.Unpack(open, in.Recipe); err != nil {
@@ -189,7 +201,11 @@ func (h *house) try(debs ...deb) error {
 	if h.sel, err = Select(h.t.Context(), in); err != nil {
 		return err
 	}
-	if h.set, err = changeset.Compute(root, h.sel.Input); err != nil {
+	view := func(set *changeset.Set) elfdeps.FS { return future{changeset.NewView(root, stage.Dir(), set)} }
+	h.set, h.kept, err = h.sel.KeepNeeded(h.t.Context(), root, view, func(_ context.Context, set *changeset.Set) ([]string, error) {
+		return programsOf(view(set), "/"), nil
+	})
+	if err != nil {
 		return err
 	}
 	keep := map[string]bool{}
@@ -211,6 +227,43 @@ func (h *house) try(debs ...deb) error {
 	require.NoError(h.t, w.Install(h.t.Context()))
 	h.m = h.sel.Manifest
 	return nil
+}
+
+// future shows a view to elfdeps.
+type future struct{ *changeset.View }
+
+type sized struct {
+	*os.File
+	size int64
+}
+
+func (f sized) Size() int64 { return f.size }
+
+func (v future) Open(p string) (elfdeps.File, error) {
+	f, err := v.View.Open(p)
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	return sized{f, st.Size()}, err
+}
+
+// programsOf lists all that looks like a program or a library.
+func programsOf(v elfdeps.FS, dir string) []string {
+	var out []string
+	names, _ := v.ReadDir(dir)
+	for _, name := range names {
+		p := filepath.Join(dir, name)
+		mode, err := v.Lstat(p)
+		switch {
+		case err != nil:
+		case mode&unix.S_IFMT == unix.S_IFDIR:
+			out = append(out, programsOf(v, p)...)
+		case mode&unix.S_IFMT == unix.S_IFREG && (mode&0o111 != 0 || strings.Contains(name, ".so")):
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 // whole begins a jail that jailup builds.

@@ -319,3 +319,15 @@ func TestStage(t *testing.T) {
 	require.NoError(t, RemoveStage(dir))
 	require.NoError(t, RemoveStage(t.TempDir()+"/no/such"))
 }
+
+// The links by which a system is usr-merged come in a package of newer releases:
+// they are no business of a jail's.
+func TestMergingLinksOfAPackage(t *testing.T) {
+	t.Parallel()
+	base := deb{name: "srv-base", version: "1", files: map[string]string{"/lib": "-> usr/lib", "/sbin": "-> usr/sbin", "/usr/lib/": "", "/usr/share/srv/base": "b"}}
+	h := newHouse(t)
+	h.write("/usr/lib/x", "x")
+	h.write("/lib/y", "y")
+	h.whole(server("1", nil), base)
+	h.holds(map[string]string{"/usr/sbin/srv": program("1"), "/usr/share/srv/base": "b", "/lib": "dir", "/lib/y": "y", "/usr/lib": "dir", "/sbin": "none"})
+}

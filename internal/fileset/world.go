@@ -84,6 +84,9 @@ func (w *World) Unpack(deb *pkgs.Deb, r *recipes.Recipe) error {
 	hard := map[string]string{}
 	err := deb.Files(func(e *pkgs.Entry, content io.Reader) error {
 		p := Canonical(e.Path)
+		if e.Type == pkgs.TypeSymlink && path.Dir(path.Clean(e.Path)) == "/" && topDirs[path.Base(e.Path)] {
+			return nil // a usr-merged system's own: a jail keeps its layout
+		}
 		w.shipped[p] = true
 		if strings.HasPrefix(p, "/usr/share/ca-certificates/") && e.Type == pkgs.TypeRegular {
 			if e.Size > maxCert {
