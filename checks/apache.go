@@ -16,9 +16,10 @@ func (t *Target) Apache(a *webconf.Apache) {
 	for _, log := range a.ErrorLogs() {
 		t.ErrorLogs = append(t.ErrorLogs, ErrorLog{log, LogApache})
 	}
-	// Children come and go with the load, so that one that is gone says
-	// nothing; a crash is told in the log.
-	t.Workers = Workers{SameTitle: true, MayBeRoot: isRoot(a.User())}
+	// Children come and go with the load, and all at once while it reads its
+	// configuration again: that one is gone says nothing, nor that none is
+	// there. Whether it serves is for the sites to tell, a crash for the log.
+	t.Workers = Workers{SameTitle: true, Few: true, MayBeRoot: isRoot(a.User())}
 	if dir := a.ChrootDir(); dir != "" && !t.MasterOutside {
 		t.Workers.Roots = []WorkerRoot{{Path: dir}}
 	}

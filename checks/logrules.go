@@ -95,6 +95,9 @@ var nginxRules = logRules{
 	rules: []logRule{
 		// Clients cause these at will.
 		{level: levelCrit, match: regexp.MustCompile(`^SSL_(do_handshake|read|write|shutdown)\(\) failed.*client: `)},
+		// Whom it passes requests to is away: that is for the sites to tell, and
+		// how it is while PHP-FPM is exchanged. By TCP it is a mere error.
+		{level: levelCrit, match: regexp.MustCompile(`^connect\(\) to unix:.* failed \(\d+: [^)]*\) while connecting to upstream`), as: levelError},
 		// A worker that ends with connections open.
 		{level: levelAlert, begin: "open socket #"},
 		{level: levelAlert, match: regexp.MustCompile(`^aborting$`)},

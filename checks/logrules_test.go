@@ -41,6 +41,9 @@ func TestLinesOfApacheAndFPM(t *testing.T) {
 		{LogApache, "a script says: " + noGD, "", ""},
 		{LogApache, `/usr/sbin/apache2: symbol lookup error: /usr/lib/apache2/modules/libphp8.2.so: undefined symbol: ap_x`, "alert", "/usr/sbin"},
 
+		{LogNginx, `2026/11/23 17:25:01 [crit] 12#12: *7 connect() to unix:/run/php/php8.2-fpm.sock failed (2: No such file or directory) while connecting to upstream, client: 127.0.0.1, server: localhost`, "error", "connect()"},
+		{LogNginx, strings.TrimSpace(lineCrit), "crit", "open()"},
+
 		{LogFPM, "[23-Nov-2026 17:01:30] NOTICE: fpm is running, pid 26727", "notice", "fpm is running"},
 		{LogFPM, "[23-Nov-2026 17:01:59] WARNING: [pool www] child 26729 exited on signal 11 (SIGSEGV) after 28.503659 seconds from start", "alert", "[pool www]"},
 		{LogFPM, "[23-Nov-2026 17:01:59] WARNING: [pool www] child 26729 exited on signal 6 (SIGABRT - core dumped) after 2.1 seconds from start", "alert", "[pool www]"},

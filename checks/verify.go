@@ -308,8 +308,17 @@ func (w *watch) soaked() bool {
 }
 
 // failed names the check that failed, or the process check where that fails for
-// good as well: what is dead neither listens nor answers.
+// good as well: what is dead neither listens nor answers. And a page that needs
+// a pool fails with it.
 func (w *watch) failed(s *checkState) error {
+	if s.result.Observation.Kind == KindHTTP {
+		for _, other := range w.states {
+			if other.result.Observation.Kind == KindFastCGI && other.result.Verdict == Unhealthy {
+				s = other
+				break
+			}
+		}
+	}
 	for _, other := range w.states {
 		if o := other.result.Observation; o.Kind == KindProcess && (o.Absent || other.rank() == 2) {
 			s = other
