@@ -51,6 +51,11 @@ type ApacheOptions struct {
 // the directive that asked for it. Whether a directive exists and its
 // arguments are right is not judged. What cannot be known is in Warnings.
 func ReadApache(files FS, main string, o ApacheOptions) (*Apache, error) {
+	return readApache(files, main, o, func(*apacheReader) {})
+}
+
+// readApache shows the reader when it is done.
+func readApache(files FS, main string, o ApacheOptions, done func(*apacheReader)) (*Apache, error) {
 	root := o.ServerRoot
 	if root == "" {
 		root = path.Dir(main)
@@ -78,6 +83,7 @@ func ReadApache(files FS, main string, o ApacheOptions) (*Apache, error) {
 	a.index()
 	a.dubious(r)
 	a.warnings = r.warnings
+	done(r)
 	return a, nil
 }
 

@@ -11,8 +11,9 @@ import (
 // one, within comments as well; "#" is special only where a line begins. Words
 // are parted by blanks and may be quoted as a whole with ' or "; a backslash
 // protects a backslash, and within quotes the quote; whatever follows a
-// closing quote begins the next word. ${NAME} is put in after the words are
-// parted, so that its value never falls apart; an unknown one stays as it is.
+// closing quote begins the next word. The value of ${NAME} is put in before the
+// words are parted, within any quotes, and what it brings is looked at like the
+// rest of the line, but for further variables; an unknown one stays as it is.
 
 // apacheLine is one logical line, without blanks around it.
 type apacheLine struct {
@@ -122,32 +123,32 @@ func unquote(s string, quote byte) string {
 	return b.String()
 }
 
-// words parts a line into its words; ok is false where there are too many.
-func words(line string) (list []string, ok bool) {
+// words parts the arguments of a directive.
+func words(line string, at position) (list []string, err error) {
 	for line = strings.TrimLeftFunc(line, isApacheSpace); line != ""; {
 		var word string
 		word, line = cutWord(line)
 		if len(list) == maxArgs {
-			return nil, false
+			return nil, at.fault("more than %d arguments", maxArgs)
 		}
 		list = append(list, word)
 	}
-	return list, true
+	return list, nil
 }
 
-// maxValue bounds a word after variables are put in: a few Defines that name
+// maxValue bounds a line after variables are put in: a few Defines that name
 // one another could fill any memory.
 const maxValue = 1 << 20
 
-// resolve puts the values of variables into a word. What is defined in the
+// resolve puts the values of variables into a line. What is defined in the
 // configuration goes before the environment.
-func (r *apacheReader) resolve(word string, at position) (string, error) {
-	if !strings.Contains(word, "${") {
-		return word, nil
+func (r *apacheReader) resolve(line string, at position) (string, error) {
+	if !strings.Contains(line, "${") {
+		return line, nil
 	}
 	var b strings.Builder
 	for {
-		before, after, found := strings.Cut(word, "${")
+		before, after, found := strings.Cut(line, "${")
 		b.WriteString(before)
 		if !found {
 			break
@@ -173,22 +174,7 @@ func (r *apacheReader) resolve(word string, at position) (string, error) {
 		if b.Len() > maxValue || r.expanded > maxTotal {
 			return "", at.fault("the values of variables are too large here")
 		}
-		word = rest
+		line = rest
 	}
 	return b.String(), nil
-}
-
-// args parts and resolves the arguments of a directive.
-func (r *apacheReader) args(rest string, at position) ([]string, error) {
-	list, ok := words(rest)
-	if !ok {
-		return nil, at.fault("more than %d arguments", maxArgs)
-	}
-	for i, w := range list {
-		var err error
-		if list[i], err = r.resolve(w, at); err != nil {
-			return nil, err
-		}
-	}
-	return list, nil
 }

@@ -14,9 +14,8 @@ type apacheMacro struct {
 }
 
 // define reads the body of <Macro NAME PARAMETER...>.
-func (r *apacheReader) define(src *apacheSource, inside string, at position) error {
-	args, ok := words(inside)
-	if !ok || len(args) == 0 || args[0] == "" {
+func (r *apacheReader) define(src *apacheSource, args []string, at position) error {
+	if len(args) == 0 || args[0] == "" {
 		return at.fault("<Macro> without a name")
 	}
 	if slices.Contains(args, "") {
@@ -81,7 +80,7 @@ func (r *apacheReader) use(args []string, at position) ([]*Directive, error) {
 }
 
 // pairs are names and values, the longest name first: of two that begin alike
-// it is meant wherever it stands.
+// it is meant wherever it stands. The value of a name with @ comes in quotes.
 func (m *apacheMacro) pairs(values []string) []string {
 	order := make([]int, len(m.params))
 	for i := range order {
@@ -90,7 +89,11 @@ func (m *apacheMacro) pairs(values []string) []string {
 	slices.SortStableFunc(order, func(a, b int) int { return len(m.params[b]) - len(m.params[a]) })
 	var list []string
 	for _, i := range order {
-		list = append(list, m.params[i], values[i])
+		value := values[i]
+		if m.params[i][0] == '@' {
+			value = `"` + strings.NewReplacer(`"`, `\"`, `\`, `\\`).Replace(value) + `"`
+		}
+		list = append(list, m.params[i], value)
 	}
 	return list
 }

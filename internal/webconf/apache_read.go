@@ -107,7 +107,11 @@ func (r *apacheReader) block(src *apacheSource, in apacheSection) ([]*Directive,
 			return list, r.unclosed(src, in)
 		}
 		at := position{src.file, l.line}
-		name, rest := cutWord(l.text)
+		text, err := r.resolve(l.text, at)
+		if err != nil {
+			return nil, err
+		}
+		name, rest := cutWord(text)
 		if strings.HasPrefix(name, "</") {
 			return list, closes(name, in, at)
 		}
@@ -116,7 +120,6 @@ func (r *apacheReader) block(src *apacheSource, in apacheSection) ([]*Directive,
 			return nil, at.fault("more than %d directives", maxDirectives)
 		}
 		var more []*Directive
-		var err error
 		if strings.HasPrefix(name, "<") {
 			more, err = r.section(src, name[1:], rest, at)
 		} else {
@@ -172,14 +175,14 @@ func (r *apacheReader) section(src *apacheSource, name, rest string, at position
 	if name == "" {
 		return nil, at.fault("a section without a name")
 	}
+	args, err := words(inside, at)
+	if err != nil {
+		return nil, err
+	}
 	if strings.EqualFold(name, "Macro") {
-		return nil, r.define(src, inside, at)
+		return nil, r.define(src, args, at)
 	}
 	if test := r.condition(name); test != nil {
-		args, err := r.args(inside, at)
-		if err != nil {
-			return nil, err
-		}
 		if len(args) == 0 || args[0] == "" {
 			return nil, at.fault("<%s> without an argument", show(name))
 		}
@@ -191,14 +194,6 @@ func (r *apacheReader) section(src *apacheSource, name, rest string, at position
 			return nil, r.skip(src, name, at)
 		}
 		return r.block(src, apacheSection{name: name, line: at.line, condition: true})
-	}
-	inside, err := r.resolve(inside, at)
-	if err != nil {
-		return nil, err
-	}
-	args, ok := words(inside)
-	if !ok {
-		return nil, at.fault("more than %d arguments", maxArgs)
 	}
 	d := &Directive{Name: name, Args: args, IsBlock: true, File: at.file, Line: at.line}
 	d.Block, err = r.block(src, apacheSection{name: name, line: at.line})
@@ -237,7 +232,7 @@ func (r *apacheReader) skip(src *apacheSource, name string, at position) error {
 
 // directive reads a simple directive, and does what httpd does while it reads.
 func (r *apacheReader) directive(name, rest string, at position) ([]*Directive, error) {
-	args, err := r.args(rest, at)
+	args, err := words(rest, at)
 	if err != nil {
 		return nil, err
 	}

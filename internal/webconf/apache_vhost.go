@@ -208,9 +208,10 @@ type routed struct {
 }
 
 // route finds who serves what comes in on a socket. On an address, virtual
-// hosts of exactly that address come before all wildcards, and of addresses
-// that differ in the port only the first that fits counts, with all hosts that
-// name it in the same way. A socket of all addresses has several such groups.
+// hosts of exactly that address come before all wildcards, and then those of
+// exactly that port before those of any; the hosts that name it in the same
+// way are chosen from by name. A socket of all addresses has several such
+// groups.
 func route(l Listen, servers []*apacheServer) []routed {
 	type key struct {
 		host string
@@ -235,6 +236,8 @@ func route(l Listen, servers []*apacheServer) []routed {
 			}
 		}
 	}
+	// Of one address, hosts that name the port come before those of any port.
+	slices.SortStableFunc(order, func(a, b vhostAddr) int { return min(b.port, 1) - min(a.port, 1) })
 	rest := routed{listen: l}
 	var exact []routed
 	certain := false

@@ -1,0 +1,9 @@
+package webconf
+
+import (
+	"testing"
+
+	"github.com/jailup/jailup/internal/lab"
+)
+
+func TestMain(m *testing.M) { lab.Main(m) }
