@@ -31,6 +31,7 @@ func Check(ctx context.Context, e *Env) (checks.Report, error) {
 	for _, r := range report.Results {
 		e.Events.Check(r.Name, checkStatus(r.Verdict), r.Detail)
 	}
+	e.findings()
 	return report, e.verdict(report)
 }
 

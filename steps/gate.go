@@ -70,7 +70,7 @@ func (e *Env) misfitHint(m abi.Misfit) string {
 	if e.index == nil {
 		return drop
 	}
-	found, _ := e.findModule(shortName(strings.TrimSuffix(m.Name, "_module")))
+	found, _ := e.findModule(shortName(strings.TrimSuffix(m.Name, "_module")), "")
 	if found.pkg == "" {
 		return drop
 	}

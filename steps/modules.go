@@ -126,10 +126,13 @@ type module struct {
 
 // findModule looks for the package of a module: by the names that the recipes
 // say, by what is known to lie in one package, by what packages provide, and by
-// its own name.
-func (e *Env) findModule(name string) (module, []string) {
+// its own name. of is the part that it is a module of; "" is any.
+func (e *Env) findModule(name, of string) (module, []string) {
 	var tried []string
 	for _, part := range e.next().Parts() {
+		if of != "" && part.Name != of {
+			continue
+		}
 		names := []string{name}
 		for in, brings := range part.Modules.Within {
 			if slices.Contains(brings, name) {
@@ -174,7 +177,7 @@ func (e *Env) moduleWants(whole bool) ([]source.Want, error) {
 		}
 	}
 	for _, name := range e.Options.With {
-		m, tried := e.findModule(name)
+		m, tried := e.findModule(name, "")
 		if m.pkg == "" {
 			if e.canEnable(name) {
 				e.enable = append(e.enable, name)
@@ -193,7 +196,7 @@ func (e *Env) moduleWants(whole bool) ([]source.Want, error) {
 		if e.drops(h.name) {
 			continue
 		}
-		m, tried := e.findModule(h.name)
+		m, tried := e.findModule(h.name, h.part)
 		switch {
 		case m.pkg != "":
 			add(m.pkg, false)
@@ -234,7 +237,8 @@ var moduleName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.+-]*$`)
 // presentModule is a module that the jail has.
 type presentModule struct {
 	name   string
-	needed bool // the configuration loads it: without it the server does not start, or is another one
+	part   string // the recipe that it is a module of
+	needed bool   // the configuration loads it: without it the server does not start, or is another one
 }
 
 // presentModules lists the modules of the jail: those that jailup was asked for,
@@ -246,7 +250,8 @@ func (e *Env) presentModules(whole bool) ([]presentModule, error) {
 	if whole {
 		var out []presentModule
 		for _, pkg := range e.oldModules() {
-			out = append(out, presentModule{e.nameOf(pkg), true})
+			name, part := e.nameOf(pkg)
+			out = append(out, presentModule{name, part, true})
 		}
 		return out, nil
 	}
@@ -270,7 +275,7 @@ func (e *Env) presentModules(whole bool) ([]presentModule, error) {
 			if !ok || !moduleName.MatchString(name) {
 				continue
 			}
-			out = append(out, presentModule{shortName(name), part.Modules.ABI == "php" && slices.Contains(loaded, name)})
+			out = append(out, presentModule{shortName(name), part.Name, part.Modules.ABI == "php" && slices.Contains(loaded, name)})
 		}
 	}
 	return out, nil
@@ -285,16 +290,17 @@ func shortName(name string) string {
 	return name
 }
 
-// nameOf takes what surrounds the module's name off a package's.
-func (e *Env) nameOf(pkg string) string {
+// nameOf takes what surrounds the module's name off a package's, and tells of
+// which part it is.
+func (e *Env) nameOf(pkg string) (name, part string) {
 	for _, part := range e.Recipe.Parts() {
 		for _, template := range part.Modules.Packages {
 			if name, ok := moduleOf(template, pkg); ok {
-				return name
+				return name, part.Name
 			}
 		}
 	}
-	return pkg
+	return pkg, ""
 }
 
 func (e *Env) oldModules() []string {

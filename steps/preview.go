@@ -18,6 +18,9 @@ import (
 type Preview struct {
 	Schema   int               `json:"schema"`
 	Server   string            `json:"server"`
+	Servers  []string          `json:"servers"` // all that are upgraded together
+	Modules  []string          `json:"modules"` // packages that come along for modules
+	Affects  []string          `json:"affects"` // other servers that are restarted and checked too
 	Jail     string            `json:"jail"`
 	Current  bool              `json:"current"` // there is nothing to do
 	From     map[string]string `json:"from"`
@@ -80,7 +83,11 @@ func Look(ctx context.Context, e *Env) (*Preview, error) {
 			return nil, err
 		}
 	}
-	p := &Preview{Schema: 1, Server: e.Recipe.Name, Jail: e.Root.Path(), State: e.Recipe.State, Running: e.anyRunning()}
+	p := &Preview{Schema: 1, Server: e.Recipe.Name, Jail: e.Root.Path(), State: e.Recipe.State, Running: e.anyRunning(),
+		Servers: []string{}, Modules: []string{}, Affects: []string{}}
+	for _, u := range e.reversed() {
+		p.Servers = append(p.Servers, u.name())
+	}
 	for _, s := range []Step{&resolve{e}, &fetch{e}, &stage{e}, &rehearse{e}} {
 		e.Events.StepStart(s.Name())
 		began := time.Now()
@@ -113,7 +120,12 @@ func Look(ctx context.Context, e *Env) (*Preview, error) {
 			p.Disk += op.New.Size
 		}
 	}
-	p.Conf, p.Changed = e.sel.Conf, e.sel.Changed
+	p.Conf, p.Changed, p.Modules = e.sel.Conf, e.sel.Changed, append(p.Modules, e.modules...)
+	for _, u := range e.servers() {
+		if u.facts.Affected {
+			p.Affects = append(p.Affects, u.name())
+		}
+	}
 	p.Snapshot = e.jailSize(ctx)
 	p.Restart = e.needRestart(ctx)
 	return p, nil

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/jailup/jailup/internal/changeset"
+	"github.com/jailup/jailup/internal/elfdeps"
 	"github.com/jailup/jailup/internal/event"
 	"github.com/jailup/jailup/internal/fileset"
 	"github.com/jailup/jailup/internal/jail"
@@ -81,11 +82,10 @@ func (e *Env) trial() error {
 
 // finishStage computes the changeset of the selection and makes both durable.
 func (e *Env) finishStage(ctx context.Context, run *Run) error {
-	set, err := changeset.Compute(e.Root, e.sel.Input)
-	if err != nil {
+	if err := e.computeSet(ctx); err != nil {
 		return err
 	}
-	e.set = set
+	set := e.set
 	run.Facts.From, run.Facts.To = e.versions()
 	if set.Empty() {
 		return fail(ErrCurrent, "", "%s is what the sources offer: no file differs", e.Recipe.Name)
@@ -127,6 +127,24 @@ func (e *Env) finishStage(ctx context.Context, run *Run) error {
 	return run.Save()
 }
 
+// computeSet computes the changeset of the selection. A library that no package has
+// any more stays where something else in the jail needs it.
+func (e *Env) computeSet(ctx context.Context) error {
+	view := func(set *changeset.Set) elfdeps.FS { return viewFS{changeset.NewView(e.Root, e.stage.Dir(), set)} }
+	set, kept, err := e.sel.KeepNeeded(ctx, e.Root, view, func(ctx context.Context, set *changeset.Set) ([]string, error) {
+		e.set = set
+		return e.programs(ctx, viewFS{changeset.NewView(e.Root, e.stage.Dir(), set)}, maxWalk)
+	})
+	if err != nil {
+		return err
+	}
+	e.set = set
+	for _, k := range kept {
+		e.note(event.Info, fmt.Sprintf("%s stays, though no package has it any more: %s needs it", event.Clean(k.Path, 200), event.Clean(k.By, 200)), "")
+	}
+	return nil
+}
+
 // versions tells, of the packages that the jail holds files of, which version is
 // there and which will be.
 func (e *Env) versions() (from, to map[string]string) {
@@ -158,22 +176,6 @@ func (e *Env) keepStage() error {
 		}
 	}
 	return e.stage.Keep(keep)
-}
-
-// tell reports what the administrator should know of the selection.
-func (e *Env) tell() {
-	for _, c := range e.sel.Conf {
-		switch c.Action {
-		case "beside":
-			e.note(event.Info, fmt.Sprintf("%s was changed here and is kept; the package's version lies beside it as %s", c.Path, path.Base(c.Beside)), "")
-		case "kept":
-			e.note(event.Info, fmt.Sprintf("%s was changed here and is kept", c.Path), "")
-		}
-	}
-	if n := len(e.sel.Changed); n > 0 {
-		e.note(event.Warning, fmt.Sprintf("%d files that no package knows are replaced, and kept in the stage for a rollback: %s",
-			n, strings.Join(e.sel.Changed[:min(n, 5)], ", ")), "")
-	}
 }
 
 func (s *stage) Undo(_ context.Context, run *Run) error {
@@ -247,7 +249,7 @@ func (e *Env) wanted(world *fileset.World) func(string) bool {
 	}
 	var fresh []string
 	for _, name := range e.Options.With {
-		if m, _ := e.findModule(name); m.pkg != "" {
+		if m, _ := e.findModule(name, ""); m.pkg != "" {
 			fresh = append(fresh, m.pkg)
 		}
 	}

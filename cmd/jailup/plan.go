@@ -184,18 +184,15 @@ func printPlan(w io.Writer, p *steps.Preview) error {
 	}
 	var conf []string
 	for _, c := range p.Conf {
-		line := fmt.Sprintf("%-8s %s", c.Action, c.Path)
-		if c.Beside != "" {
-			line = fmt.Sprintf("%-8s %s (changed here; the new one lies beside it as %s)", "kept", c.Path, filepath.Base(c.Beside))
-		}
-		conf = append(conf, line)
+		conf = append(conf, steps.ConfLine(c))
 	}
 	list("configuration", conf)
 	list("files that no package knows, replaced and kept in the stage", p.Changed)
+	list("other servers of the jail whose libraries change: restarted and checked too", p.Affects)
 	list("other programs of the jail that need a restart afterwards", p.Restart)
 	list("written by the server, not rolled back", p.State)
 	_, err := fmt.Fprintf(w, "disk       %s beside the jail, about %s for the snapshot, %s of packages\ndowntime   the stop of %s, %d renames, its start\n",
-		ui.Bytes(p.Disk), ui.Bytes(p.Snapshot), ui.Bytes(p.Download), p.Server, len(p.Files))
+		ui.Bytes(p.Disk), ui.Bytes(p.Snapshot), ui.Bytes(p.Download), strings.Join(p.Servers, " and "), len(p.Files))
 	return err
 }
 
