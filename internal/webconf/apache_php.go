@@ -167,7 +167,8 @@ func (a *Apache) handler(d *Directive) (h handler, ok bool) {
 		}
 	case "rewriterule":
 		target = d.Arg(1)
-		h.php = matches(strings.TrimPrefix(d.Arg(0), "!"), phpName)
+		pattern := strings.TrimPrefix(d.Arg(0), "!")
+		h.php = matches(pattern, phpName) || matches(pattern, "/"+phpName)
 	case "balancermember":
 		target = d.Arg(0)
 		if !proxied(target) {
@@ -265,6 +266,9 @@ func (a *Apache) FastCGI() []FastCGI {
 	for i, s := range append(servers[1:], servers[0]) {
 		if i == len(servers)-1 && len(servers) > 1 {
 			// With virtual hosts, the main server is one only in name.
+			break
+		}
+		if len(all) >= maxListens {
 			break
 		}
 		for _, h := range s.handlers() {

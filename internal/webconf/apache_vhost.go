@@ -228,11 +228,12 @@ func route(l Listen, servers []*apacheServer) []routed {
 				a.host = ""
 			}
 			k := key{a.host, a.port}
-			if members[k] == nil {
+			group := members[k]
+			if group == nil {
 				order = append(order, a)
 			}
-			if !slices.Contains(members[k], i) {
-				members[k] = append(members[k], i)
+			if n := len(group); n == 0 || group[n-1] != i {
+				members[k] = append(group, i)
 			}
 		}
 	}
@@ -297,6 +298,9 @@ func (a *Apache) Servers() []VHost {
 	listens := make([][]Listen, len(servers))
 	count := 0
 	for _, l := range a.sockets() {
+		if count > maxListens {
+			break
+		}
 		for _, r := range route(l, servers) {
 			servers[r.servers[0]].flags(&r.listen)
 			for n, i := range r.servers {
