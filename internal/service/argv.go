@@ -19,7 +19,11 @@ func title(args []string, name string) (rest string, master, child bool) {
 	if !ok {
 		return "", false, false
 	}
-	rest, master = strings.CutPrefix(t, "master process")
+	const masterTitle = "master process"
+	if t != "" && strings.HasPrefix(masterTitle, t) {
+		return "", true, false // cut: a title has the room of the command line and environment
+	}
+	rest, master = strings.CutPrefix(t, masterTitle)
 	if !master {
 		return "", false, true
 	}
@@ -29,10 +33,13 @@ func title(args []string, name string) (rest string, master, child bool) {
 // ArgvOf tells with which command line the master p was started, so that it can
 // be started like that again; nil if that cannot be told. A title has lost the
 // borders between the words: spec.Flags says which options take a value, and a
-// value reaches to the next option. The first word is always one of
+// value reaches to the next option. php-fpm's title tells nothing but the
+// configuration file, in parentheses: that is the start command of the spec with
+// this file as the value of the first instance flag, so the server is started as
+// a daemon, and options like -d are lost. The first word is always one of
 // spec.Executables.
 func ArgvOf(p Process, spec Spec) []string {
-	if len(p.args) == 0 || len(spec.Executables) == 0 {
+	if len(p.args) == 0 || len(spec.Executables) == 0 || p.cut {
 		return nil
 	}
 	words := p.args
@@ -41,11 +48,16 @@ func ArgvOf(p Process, spec Spec) []string {
 		return nil
 	}
 	if master {
-		// php-fpm shows "(/etc/php/fpm.conf)" there, which is no command line.
-		if rest == "" || strings.HasPrefix(rest, "(") {
+		if rest == "" {
 			return nil
 		}
 		words = splitTitle(rest, spec.Flags)
+		if strings.HasPrefix(rest, "(") {
+			words = withConfiguration(rest, spec)
+		}
+	}
+	if len(words) == 0 {
+		return nil
 	}
 	argv := slices.Clone(words)
 	if !slices.Contains(spec.Executables, path.Clean(argv[0])) {
@@ -59,6 +71,28 @@ func ArgvOf(p Process, spec Spec) []string {
 	return argv
 }
 
+// withConfiguration is the start command with another configuration file: the
+// one that a title "(FILE)" tells. It is nil if the title was cut, if the file is
+// told relative to a directory that is not known, or if no flag takes it.
+func withConfiguration(title string, spec Spec) []string {
+	file, whole := strings.CutSuffix(strings.TrimRight(title[1:], " "), ")")
+	i := slices.IndexFunc(spec.Flags, func(f Flag) bool { return f.Instance })
+	if !whole || i < 0 || !path.IsAbs(file) {
+		return nil
+	}
+	f, start := spec.Flags[i], startArgv(spec)
+	if instance(start, spec.Flags)[f.Name] == path.Clean(file) {
+		return start
+	}
+	argv := start[:1:1]
+	for _, o := range options(start, spec.Flags) {
+		if o.flag == nil || o.flag.Name != f.Name {
+			argv = append(argv, o.words...)
+		}
+	}
+	return append(argv, f.Name, file)
+}
+
 func startArgv(spec Spec) []string {
 	if len(spec.Start) > 0 {
 		return spec.Start
@@ -70,7 +104,7 @@ func startArgv(spec Spec) []string {
 func splitTitle(s string, flags []Flag) []string {
 	words := strings.Split(strings.TrimRight(s, " "), " ")
 	isFlag := func(w string) bool {
-		return slices.ContainsFunc(flags, func(f Flag) bool { return w == f.Name })
+		return slices.ContainsFunc(flags, func(f Flag) bool { return f.is(w) })
 	}
 	out := words[:1:1]
 	for i := 1; i < len(words); i++ {
@@ -93,31 +127,72 @@ func splitTitle(s string, flags []Flag) []string {
 	return out
 }
 
+// option is one of a command line, or a word that is none.
+type option struct {
+	words []string // as they stand there
+	flag  *Flag    // nil if it is none that takes a value
+	value string
+}
+
+func (f *Flag) is(word string) bool { return word == f.Name || slices.Contains(f.Aliases, word) }
+
+// attached returns the value that stands in the same word as the option:
+// -f/x, --file=/x.
+func (f *Flag) attached(word string) (string, bool) {
+	for _, name := range append([]string{f.Name}, f.Aliases...) {
+		value, ok := strings.CutPrefix(word, name)
+		long := strings.HasPrefix(name, "--")
+		if !ok || value == "" || long && value[0] != '=' {
+			continue
+		}
+		return strings.TrimPrefix(value, "="), true
+	}
+	return "", false
+}
+
+// options splits a command line after its first word.
+func options(argv []string, flags []Flag) []option {
+	var all []option
+next:
+	for i := 1; i < len(argv); i++ {
+		for j := range flags {
+			f := &flags[j]
+			if f.is(argv[i]) && i+1 < len(argv) {
+				i++
+				all = append(all, option{argv[i-1 : i+1 : i+1], f, argv[i]})
+				continue next
+			}
+			if value, ok := f.attached(argv[i]); ok {
+				all = append(all, option{argv[i : i+1 : i+1], f, value})
+				continue next
+			}
+		}
+		all = append(all, option{words: argv[i : i+1 : i+1]})
+	}
+	return all
+}
+
 // instance returns the values of the options that tell one server from another.
 func instance(argv []string, flags []Flag) map[string]string {
 	v := map[string]string{}
+	repeated := map[string][]string{}
 	for _, f := range flags {
 		if f.Instance {
 			v[f.Name] = cleanValue(f.Default)
 		}
 	}
-	for i := 1; i < len(argv); i++ {
-		for _, f := range flags {
-			value, attached := strings.CutPrefix(argv[i], f.Name)
-			switch {
-			case argv[i] == f.Name && i+1 < len(argv):
-				i++
-				value = argv[i]
-			case attached && value != "":
-				value = strings.TrimPrefix(value, "=")
-			default:
-				continue
-			}
-			if f.Instance {
-				v[f.Name] = cleanValue(value)
-			}
-			break
+	for _, o := range options(argv, flags) {
+		switch {
+		case o.flag == nil || !o.flag.Instance || slices.Contains(o.flag.Free, o.value):
+		case o.flag.Repeats:
+			repeated[o.flag.Name] = append(repeated[o.flag.Name], cleanValue(o.value))
+		default:
+			v[o.flag.Name] = cleanValue(o.value)
 		}
+	}
+	for name, values := range repeated {
+		slices.Sort(values)
+		v[name] = strings.Join(slices.Compact(values), "\x00")
 	}
 	return v
 }
@@ -161,6 +236,38 @@ func fit(p Process, spec Spec) likeness {
 
 // oneShot tells whether a process was started to do one thing and end.
 func oneShot(p Process, spec Spec) bool {
-	argv := ArgvOf(p, spec)
-	return len(argv) > 1 && slices.ContainsFunc(argv[1:], func(a string) bool { return slices.Contains(spec.OneShot, a) })
+	for _, o := range options(ArgvOf(p, spec), spec.Flags) {
+		if o.flag != nil {
+			for _, name := range append([]string{o.flag.Name}, o.flag.Aliases...) {
+				if slices.Contains(spec.OneShot, name+" "+o.value) {
+					return true
+				}
+			}
+		} else if isOneShot(o.words[0], spec) {
+			return true
+		}
+	}
+	return false
+}
+
+// isOneShot looks at one word, which may hold several options of one letter
+// ("-tD"), as far as they are known.
+func isOneShot(word string, spec Spec) bool {
+	if slices.Contains(spec.OneShot, word) {
+		return true
+	}
+	letters, ok := strings.CutPrefix(word, "-")
+	if !ok || letters == "" || letters[0] == '-' || !slices.Contains(spec.OneShot, "-"+letters[:1]) {
+		return false
+	}
+	for i := range letters {
+		letter := "-" + letters[i:i+1]
+		if slices.ContainsFunc(spec.Flags, func(f Flag) bool { return f.is(letter) }) {
+			return true // the rest is its value
+		}
+		if !slices.Contains(spec.OneShot, letter) {
+			return false
+		}
+	}
+	return true
 }

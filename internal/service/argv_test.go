@@ -26,7 +26,7 @@ func TestArgvOf(t *testing.T) {
 		"plain words":    {[]string{"/usr/sbin/nginx", "-g", "daemon off; -c x"}, []string{"/usr/sbin/nginx", "-g", "daemon off; -c x"}, fits},
 		"worker":         {[]string{"nginx: worker process"}, nil, unknown},
 		"no command":     {[]string{"nginx: master process"}, nil, unknown},
-		"php-fpm":        {[]string{"nginx: master process (/etc/php/fpm.conf)"}, nil, unknown},
+		"cut title":      {[]string{"nginx: master pro"}, nil, unknown},
 		"control":        {[]string{"nginx: master process nginx -c /x\x1b[2J"}, nil, unknown},
 		"invalid UTF-8":  {[]string{"nginx: master process nginx -c /\xff"}, nil, unknown},
 		"nothing":        {nil, nil, unknown},
@@ -44,10 +44,48 @@ func TestArgvOf(t *testing.T) {
 	require.False(t, oneShot(Process{args: []string{"nginx", "-c", "/x"}}, nginxSpec()))
 }
 
+func TestArgvOfFPM(t *testing.T) {
+	t.Parallel()
+	const exe, conf = "/usr/sbin/php-fpm8.2", "/etc/php/8.2/fpm/php-fpm.conf"
+	with := func(args ...string) []string { return append([]string{exe}, args...) }
+	tests := map[string]struct {
+		args []string
+		want []string
+		fit  likeness
+	}{
+		"the default": {[]string{"php-fpm: master process (" + conf + ")"}, with("--fpm-config", conf), fits},
+		"another":     {[]string{"php-fpm: master process (/etc/x (1).conf)"}, with("--fpm-config", "/etc/x (1).conf"), differs},
+		"cut":         {[]string{"php-fpm: master process (/etc/php/8"}, nil, unknown},
+		"cut more":    {[]string{"php-fpm: master"}, nil, unknown},
+		"relative":    {[]string{"php-fpm: master process (fpm.conf)"}, nil, unknown},
+		"pool":        {[]string{"php-fpm: pool www"}, nil, unknown},
+		"control":     {[]string{"php-fpm: master process (/x\x1b)"}, nil, unknown},
+		"long":        {with("--fpm-config", "/x"), with("--fpm-config", "/x"), differs},
+		"long, =":     {with("--fpm-config=/x"), with("--fpm-config=/x"), differs},
+		"short":       {with("-y", conf, "-F"), with("-y", conf, "-F"), fits},
+		"attached":    {with("-y/x"), with("-y/x"), differs},
+		"no option":   {with("--fpm-configuration"), with("--fpm-configuration"), fits},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := Process{args: tt.args}
+			require.Equal(t, tt.want, ArgvOf(p, fpmSpec("8.2")))
+			require.Equal(t, tt.fit, fit(p, fpmSpec("8.2")))
+		})
+	}
+	spec := fpmSpec("8.2")
+	spec.Start = with("-c", "/etc/php.ini", "-y/old", "--nodaemonize")
+	require.Equal(t, with("-c", "/etc/php.ini", "--nodaemonize", "--fpm-config", "/new"), ArgvOf(Process{args: []string{"php-fpm: master process (/new)"}}, spec))
+	require.Equal(t, spec.Start, ArgvOf(Process{args: []string{"php-fpm: master process (/old)"}}, spec))
+	require.Nil(t, ArgvOf(Process{args: []string{exe, "-y", "/x"}, cut: true}, spec), "there is more that is not known")
+}
+
 func FuzzArgvOf(f *testing.F) {
 	f.Add("nginx: master process nginx -g daemon off; -c /x")
 	f.Add("nginx: master process ")
 	f.Add("\x00\x00-c")
+	f.Add("nginx: master process (/x)")
 	f.Fuzz(func(t *testing.T, s string) {
 		argv := ArgvOf(Process{args: strings.Split(s, "\x00")}, nginxSpec())
 		if argv != nil && argv[0] != "/usr/sbin/nginx" {

@@ -19,7 +19,8 @@ import (
 
 // What a started server must not get from us, and how it is kept from it:
 //
-//	root          chroot through the jail's descriptor, then the working directory /
+//	root          chroot through the jail's descriptor (unless its master belongs
+//	              outside), then the working directory /
 //	descriptors   all above 2 are marked close-on-exec; 0 is /dev/null, 1 and 2 a
 //	              piece of memory of fixed size (below)
 //	environment   made anew
@@ -38,7 +39,8 @@ func cleanEnv(more []string) []string {
 	}, more...)
 }
 
-// spawn starts argv in the jail. The caller waits for it.
+// spawn starts argv in the jail, or on the host if root is negative. The caller
+// waits for it.
 func spawn(root int, argv, env []string, out *os.File) (*exec.Cmd, error) {
 	if err := jail.CloseInherited(); err != nil {
 		return nil, fmt.Errorf("cannot keep descriptors back: %w", err)
@@ -47,17 +49,17 @@ func spawn(root int, argv, env []string, out *os.File) (*exec.Cmd, error) {
 		return nil, fmt.Errorf("cannot read the ignored signals: %w", err)
 	}
 	cmd := &exec.Cmd{
-		Path:   argv[0],
-		Args:   argv,
-		Env:    cleanEnv(env),
-		Dir:    "/",
-		Stdout: out,
-		Stderr: out,
-		SysProcAttr: &syscall.SysProcAttr{
-			// In the child, /proc/self is the child, which still has the descriptor.
-			Chroot: "/proc/self/fd/" + strconv.Itoa(root),
-			Setsid: true,
-		},
+		Path:        argv[0],
+		Args:        argv,
+		Env:         cleanEnv(env),
+		Dir:         "/",
+		Stdout:      out,
+		Stderr:      out,
+		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
+	}
+	if root >= 0 {
+		// In the child, /proc/self is the child, which still has the descriptor.
+		cmd.SysProcAttr.Chroot = "/proc/self/fd/" + strconv.Itoa(root)
 	}
 	started := make(chan error)
 	go func() {

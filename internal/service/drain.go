@@ -28,6 +28,7 @@ type drain struct {
 	spared   map[key]bool
 	sessions map[int]bool // led by a member
 	foreign  map[int]bool // sessions led by a process of another server
+	held     bool         // the master was stopped by SIGSTOP
 	like     Spec         // the server as it runs: with its own command line
 	groups   map[int]int  // process group led by a member, and a pidfd of that
 	begun    time.Time
@@ -132,9 +133,11 @@ func (d *drain) update(t *table, w want) []*member {
 		p := t.byPID[pid]
 		switch {
 		case in[pid] || out[pid] || w.self[pid] || pid == 1:
-		case p.inJail && d.sessions[p.SID]:
+		case (p.inJail || p.onHost || p.below) && d.sessions[p.SID]:
 			in[pid] = true // left of a session that the server led
 		case !p.core:
+		case top(t, p).onHost:
+			out[pid] = true // another server of the host, begun just now, or a child of it
 		case d.foreign[p.SID] || fit(p.Process, d.like) == differs || oneShot(p.Process, d.like):
 			out[pid] = true // another server, begun just now
 		default:

@@ -153,4 +153,3 @@ func neverKept(name string) bool {
 		"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "MAINPID", "NGINX", "FPM_SOCKETS", "INVOCATION_ID", "JOURNAL_STREAM",
 	}, name)
 }
-

@@ -47,7 +47,7 @@ func (c *ProcessController) groups(t *table, spec Spec) (families, strays []*fam
 	sort.Slice(all, func(i, j int) bool { return older(all[i].master, all[j].master) })
 	all = c.merge(all, spec)
 	for _, f := range all {
-		if isStray(f, all, spec) {
+		if c.isStray(t, f, all, spec) {
 			strays = append(strays, f)
 		} else {
 			families = append(families, f)
@@ -58,8 +58,8 @@ func (c *ProcessController) groups(t *table, spec Spec) (families, strays []*fam
 
 // merge takes a process that was forked twice, and made itself a session, back
 // into the family that it came from: both have a socket open that no two servers
-// share. Where both show the title of a master they are two servers all the same,
-// one of which took the sockets over.
+// share. What shows the title of a master, or has children of its own, is another
+// server all the same, which took the sockets over.
 func (c *ProcessController) merge(all []*family, spec Spec) []*family {
 	if len(all) < 2 {
 		return all
@@ -68,7 +68,7 @@ func (c *ProcessController) merge(all []*family, spec Spec) []*family {
 next:
 	for _, f := range all {
 		_, master, child := title(f.master.args, spec.Name)
-		if !master && !child {
+		if !master && !child && !f.hasChildren() {
 			for _, o := range kept {
 				if c.shareSockets(o.master, f.master) {
 					o.members = append(o.members, f.members...)
@@ -102,32 +102,43 @@ func older(a, b *proc) bool {
 
 // isStray tells whether the top process of f is no master: its title says so, or
 // it has no children and lives in the session of one that has some, or of an
-// older one with the same command line.
-func isStray(f *family, all []*family, spec Spec) bool {
+// older one with the same command line, or is left over, with others of its
+// kind or without root's rights, in a session whose leader has gone. A master
+// that is outside the jail leaves nothing but strays in it.
+func (c *ProcessController) isStray(t *table, f *family, all []*family, spec Spec) bool {
 	_, master, child := title(f.master.args, spec.Name)
-	if child {
+	if child || c.outside && !f.master.onHost {
 		return true
 	}
-	if master || f.master.SID == f.master.PID || len(f.members) > 1 {
+	if master || f.master.SID == f.master.PID || f.hasChildren() {
 		return false
+	}
+	if t.byPID[f.master.SID] == nil && (f.master.UID > 0 || len(f.members) > 1) {
+		return true
 	}
 	for _, o := range all {
 		if o == f || o.master.SID != f.master.SID {
 			continue
 		}
 		forked := older(o.master, f.master) && slices.Equal(o.master.args, f.master.args)
-		if len(o.members) > 1 || o.master.SID == o.master.PID || forked {
+		if o.hasChildren() || o.master.SID == o.master.PID || forked {
 			return true
 		}
 	}
 	return false
 }
 
+// hasChildren tells whether the master is the parent of any other: they may also
+// have come to the family by what they have open.
+func (f *family) hasChildren() bool {
+	return slices.ContainsFunc(f.members, func(p *proc) bool { return p.PPID == f.master.PID && p != f.master })
+}
+
 // choice is what find decided.
 type choice struct {
 	server     Server
 	bystanders []*family
-	restless   bool // see table
+	restless   bool // see table; or it was too early to tell
 }
 
 // choose tells the server from its bystanders.
@@ -136,9 +147,12 @@ func (c *ProcessController) choose(t *table, spec Spec) (choice, error) {
 	var candidates []*family
 	var ch choice
 	for _, f := range families {
-		if c.bystanders[f.master.key()] || oneShot(f.master.Process, spec) {
+		switch {
+		case c.bystanders[f.master.key()] || oneShot(f.master.Process, spec):
 			ch.bystanders = append(ch.bystanders, f)
-		} else {
+		case c.outside && !c.reachesIn(t, f, spec, &ch):
+			ch.bystanders = append(ch.bystanders, f)
+		default:
 			candidates = append(candidates, f)
 		}
 	}
@@ -285,7 +299,7 @@ func (c *ProcessController) ambiguous(all, named []*family) error {
 func (c *ProcessController) named(all []*family, spec Spec) []*family {
 	var named []*family
 	for _, p := range spec.PIDFiles {
-		b, err := c.root.ReadFile(p, 64)
+		b, err := c.readPID(p)
 		if err != nil {
 			continue
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"sort"
 	"strconv"
@@ -37,8 +38,19 @@ type proc struct {
 	threads int
 	nspid   int  // its number in its own pid namespace
 	inJail  bool // its root is the jail's
+	onHost  bool // its root is the host's; only looked at where the master is outside
 	ending  bool // it had no root or program any more
-	core    bool // inJail, and it runs one of the server's executables
+	core    bool // inJail or onHost, and it runs one of the server's executables
+	// below says the same of a root below the jail's: a pool with a chroot of its own.
+	below bool
+	// elsewhere says that it runs one of the executables with a third root.
+	elsewhere bool
+	caught    uint64 // signals that it handles, bit N-1 for signal N
+}
+
+// catches tells whether a process handles a signal. What is not known is true.
+func (p *proc) catches(sig unix.Signal) bool {
+	return p.caught == 0 || p.caught&(1<<(sig-1)) != 0
 }
 
 func (p *proc) key() key { return key{p.PID, p.StartTicks} }
@@ -87,6 +99,8 @@ type executable struct {
 // want is what a process is compared with.
 type want struct {
 	dev, ino uint64 // of the jail's root
+	host     Inode  // of the host's root
+	outside  bool   // the server's master runs there
 	exes     []executable
 	names    map[string]bool // paths of the executables on the host and as the jail sees them
 	comms    map[string]bool // last names of the executables, as the kernel cuts them
@@ -97,18 +111,29 @@ type want struct {
 // of this machine (no descriptors left, a disk that fails): it must not make a
 // server look as if it were down.
 func (c *ProcessController) want() (want, error) {
-	w := want{names: map[string]bool{}, comms: map[string]bool{}, self: ancestors(c.procRoot)}
+	w := want{names: map[string]bool{}, comms: map[string]bool{}, self: ancestors(c.procRoot), outside: c.outside}
 	w.dev, w.ino = c.root.DevIno()
+	var st unix.Stat_t
+	if err := unix.Stat("/", &st); err != nil {
+		return want{}, fmt.Errorf("cannot look for %s: %w", c.spec.Name, err)
+	}
+	w.host = Inode{uint64(st.Dev), st.Ino}
 	for _, p := range c.spec.Executables {
 		base := path.Base(p)
 		w.comms[base[:min(len(base), 15)]] = true
 		w.names[path.Clean(p)] = true
-		w.names[path.Join(c.root.Path(), p)] = true
-		if real, err := c.root.RealPath(p); err == nil {
-			w.names[real] = true
-			w.names[path.Join(c.root.Path(), real)] = true
+		if c.outside {
+			if real, err := filepath.EvalSymlinks(p); err == nil {
+				w.names[real] = true
+			}
+		} else {
+			w.names[path.Join(c.root.Path(), p)] = true
+			if real, err := c.root.RealPath(p); err == nil {
+				w.names[real] = true
+				w.names[path.Join(c.root.Path(), real)] = true
+			}
 		}
-		f, err := c.root.OpenFile(p)
+		f, err := c.openExe(p)
 		if absent(err) {
 			continue // taken out by an install, or never there
 		}
@@ -129,6 +154,18 @@ func (c *ProcessController) want() (want, error) {
 		}
 	}
 	return w, nil
+}
+
+// openExe opens an executable of the server where the master sees it.
+func (c *ProcessController) openExe(p string) (*os.File, error) {
+	if !c.outside {
+		return c.root.OpenFile(p)
+	}
+	fd, err := unix.Open(p, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), p), nil
 }
 
 // absent tells whether an error says that there is no such program in the jail.
@@ -207,7 +244,22 @@ func (c *ProcessController) rescan(w want, old *table, known map[int]bool) (*tab
 			t.restless = t.restless || p.ending
 		}
 	}
+	c.pools(t)
 	return t, nil
+}
+
+// pools counts those among the server's processes that have left the jail's root
+// for one below it. In another server's jail there, which may share its files
+// with this one, it is the master that has the deeper root already.
+func (c *ProcessController) pools(t *table) {
+	for _, p := range t.byPID {
+		if !p.below {
+			continue
+		}
+		_, _, child := title(p.args, c.spec.Name)
+		parent := t.byPID[p.PPID]
+		p.core = child && (parent == nil || !parent.below)
+	}
 }
 
 func denied(err error) bool { return errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) }
@@ -253,8 +305,11 @@ func look(procDir, pid int, w want) (*proc, error) {
 		p.ending = gone(err)
 		return p, nil
 	}
-	p.inJail = st.Ino == w.ino && unix.Mkdev(st.Dev_major, st.Dev_minor) == w.dev
-	if p.inJail {
+	root := Inode{unix.Mkdev(st.Dev_major, st.Dev_minor), st.Ino}
+	p.inJail = root == Inode{w.dev, w.ino}
+	p.onHost = w.outside && root == w.host
+	switch {
+	case p.inJail:
 		p.Exe, p.core, err = exeOf(d, base, w)
 		if denied(err) {
 			return p, errDenied
@@ -262,13 +317,57 @@ func look(procDir, pid int, w want) (*proc, error) {
 		if p.ending = gone(err); err != nil && !p.ending {
 			return nil, err
 		}
-		if w.self[pid] {
-			p.core = false
-		}
 		p.fill(d)
 		p.ending = p.ending || len(p.args) == 0 // its memory is gone, or not there yet
+	case p.onHost || root != w.host:
+		in, core, err := exeOf(d, base, w)
+		if denied(err) && p.onHost {
+			return p, errDenied
+		}
+		if err != nil && !gone(err) && !denied(err) {
+			return nil, err
+		}
+		if p.below = core && !p.onHost && w.holds(d, base); core && (p.onHost || p.below) {
+			p.Exe, p.core = in, p.onHost
+			p.fill(d)
+		}
+		p.elsewhere = core && !p.onHost && !p.below
+	}
+	if w.self[pid] {
+		p.core, p.below = false, false
 	}
 	return p, nil
+}
+
+// maxDepth is how deep below the jail's root a pool's own root is looked for.
+const maxDepth = 40
+
+// holds tells whether the root of a process lies below the jail's.
+func (w want) holds(d int, base string) bool {
+	fd, err := unix.Openat(d, base+"root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer func() { unix.Close(fd) }()
+	for range maxDepth {
+		up, err := unix.Openat(fd, "..", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return false
+		}
+		unix.Close(fd)
+		fd = up
+		var st unix.Stat_t
+		if unix.Fstat(fd, &st) != nil {
+			return false
+		}
+		switch (Inode{uint64(st.Dev), st.Ino}) {
+		case Inode{w.dev, w.ino}:
+			return true
+		case w.host:
+			return false
+		}
+	}
+	return false
 }
 
 // liveThread returns the prefix of a thread of the process that still has a
@@ -341,6 +440,8 @@ func (p *proc) fill(d int) {
 				if n, err := strconv.Atoi(f[1]); err == nil {
 					p.UID = n
 				}
+			case name == "SigCgt" && len(f) == 1:
+				p.caught, _ = strconv.ParseUint(f[0], 16, 64)
 			case name == "NSpid" && len(f) > 0:
 				p.nspid, _ = strconv.Atoi(f[len(f)-1])
 			}
@@ -350,6 +451,7 @@ func (p *proc) fill(d int) {
 	if err != nil {
 		return
 	}
+	p.cut = len(b) == maxCmdline
 	b = bytes.TrimRight(b, "\x00 ")
 	if len(b) == 0 {
 		return

@@ -128,7 +128,7 @@ func (c *ProcessController) decide(spec Spec) (choice, error) {
 		return choice{}, err
 	}
 	ch, err := c.choose(t, spec)
-	ch.restless = t.restless
+	ch.restless = ch.restless || t.restless
 	return ch, err
 }
 
@@ -229,7 +229,7 @@ func (c *ProcessController) hold(p Process, core bool, w want) (int, error) {
 		unix.Close(fd)
 		return -1, unix.ESRCH
 	}
-	if now.Exe != p.Exe || core && !now.core {
+	if now.Exe != p.Exe || core && !now.core && !now.below {
 		unix.Close(fd)
 		return -1, errChanged
 	}

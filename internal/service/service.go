@@ -49,8 +49,16 @@ type Spec struct {
 	Exact bool
 	// QuitOnce says that a second Quit would make the graceful stop an abrupt one
 	// (Apache ends all connections on a second SIGWINCH). Such a server gets its
-	// Quit once, and not in the first second of its life, when it may be lost.
+	// Quit once, and not in the first second of its life unless it is seen to catch
+	// it: it may be lost. When the last of its children has gone, Term tells the
+	// master to look no longer whether that is so (Apache does once a second).
 	QuitOnce bool
+	// QuitChildren says that Quit is to go to the children, each of which ends its
+	// requests first, and to the master when they are gone. Meanwhile the master is
+	// held by SIGSTOP, or it would start new ones. That is for php-fpm, which on Quit
+	// cuts its children off in the middle of a request unless process_control_timeout
+	// says otherwise.
+	QuitChildren bool
 }
 
 // Flag is an option with a value: "-c", "--fpm-config".
@@ -89,6 +97,7 @@ type Process struct {
 	Cmdline    string // arguments joined by blanks; cleaned, at most 4096 bytes
 
 	args []string // as the kernel shows them, not cleaned
+	cut  bool     // there are more
 }
 
 // String names the process for messages: `123 (nginx: master process ...)`.

@@ -55,7 +55,7 @@ func (c *ProcessController) Start(ctx context.Context, o StartOptions) (Server, 
 	}
 	if s.Master != nil {
 		c.logf("%s runs already: process %d", spec.Name, s.Master.PID)
-		return s, nil
+		return s, c.wake(s)
 	}
 	if s.Running() {
 		return s, fmt.Errorf("cannot start %s: process %s of an earlier one still runs", spec.Name, s.Others[0])
@@ -72,17 +72,51 @@ func (c *ProcessController) Start(ctx context.Context, o StartOptions) (Server, 
 		c.output.Close()
 	}
 	c.output = out
-	cmd, err := spawn(c.root.Fd(), argv, o.Env, out)
+	root := c.root.Fd()
+	if c.outside {
+		root = -1
+	}
+	cmd, err := spawn(root, argv, o.Env, out)
 	if err != nil {
-		return Server{}, &StartError{Name: spec.Name, Argv: argv, Status: execReason(err, c.root.Exists(argv[0])), cause: err}
+		return Server{}, &StartError{Name: spec.Name, Argv: argv, Status: execReason(err, c.exists(argv[0])), cause: err}
 	}
 	c.logf("started %s: process %d", clean(strings.Join(argv, " "), 400), cmd.Process.Pid)
-	w := &watch{c: c, cmd: cmd, spec: spec, argv: argv, before: before, begun: time.Now(), ended: make(chan struct{})}
+	w := &watch{c: c, cmd: cmd, spec: spec, argv: argv, env: cmd.Environ(), before: before, begun: time.Now(), ended: make(chan struct{})}
 	c.mu.Lock()
 	c.children[cmd.Process.Pid] = true
 	c.mu.Unlock()
 	go w.reap()
 	return w.until(ctx, or(o.Settle, defaultSettle))
+}
+
+// exists tells whether there is a program where the start command is run.
+func (c *ProcessController) exists(p string) bool {
+	if !c.outside {
+		return c.root.Exists(p)
+	}
+	return unix.Access(p, unix.F_OK) == nil
+}
+
+// wake lets a master go on that a stop has held and that was then left so,
+// because whoever stopped it died.
+func (c *ProcessController) wake(s Server) error {
+	if s.Master.State != 'T' {
+		return nil
+	}
+	w, err := c.want()
+	if err != nil {
+		return err
+	}
+	fd, err := c.hold(*s.Master, true, w)
+	if err != nil {
+		return fmt.Errorf("cannot start %s: process %d is stopped: %w", c.spec.Name, s.Master.PID, err)
+	}
+	defer unix.Close(fd)
+	if err := unix.PidfdSendSignal(fd, unix.SIGCONT, nil, 0); err != nil {
+		return fmt.Errorf("cannot start %s: process %d is stopped: %w", c.spec.Name, s.Master.PID, err)
+	}
+	c.logf("woke process %d", s.Master.PID)
+	return nil
 }
 
 // Output returns the last lines that the last start command has printed so far,
@@ -124,6 +158,7 @@ type watch struct {
 	cmd    *exec.Cmd
 	spec   Spec
 	argv   []string
+	env    []string
 	before map[key]bool
 	begun  time.Time
 	ended  chan struct{} // closed when the start command has ended and is reaped
@@ -192,6 +227,7 @@ func (w *watch) judge(ctx context.Context) (Server, error) {
 		return Server{}, e
 	}
 	for limit := time.Now().Add(daemonTime); ; time.Sleep(look1) {
+		w.recognise()
 		s, _, err := w.c.find(ctx, w.spec)
 		if err == nil && s.Master != nil {
 			return s, nil
@@ -210,6 +246,38 @@ func (w *watch) judge(ctx context.Context) (Server, error) {
 	}
 }
 
+// mine tells whether a process came of this start: it is new and runs the
+// server's executable. On the host others may start the same program at the same
+// time: there it must also have our command line and exactly our environment.
+func (w *watch) mine(p *proc) bool {
+	if !p.core || w.before[p.key()] {
+		return false
+	}
+	if !w.c.outside {
+		return true
+	}
+	env, err := Environ(p.Process)
+	return err == nil && slices.Equal(p.args, w.argv) && slices.Equal(env, w.env)
+}
+
+// recognise remembers the master that came of this start, which nothing else
+// tells from other servers of the host before it has children in the jail.
+func (w *watch) recognise() {
+	if !w.c.outside {
+		return
+	}
+	t, _, err := w.c.see()
+	if err != nil {
+		return
+	}
+	for _, pid := range t.pids() {
+		if p := t.byPID[pid]; p.onHost && w.mine(p) && top(t, p) == p && pid != w.cmd.Process.Pid {
+			w.c.chosen = p.key()
+			return
+		}
+	}
+}
+
 // left are the processes that the start left behind.
 func (w *watch) left() []Process {
 	t, _, err := w.c.see()
@@ -218,7 +286,7 @@ func (w *watch) left() []Process {
 	}
 	var left []Process
 	for _, pid := range t.pids() {
-		if p := t.byPID[pid]; p.core && !w.before[p.key()] {
+		if p := t.byPID[pid]; w.mine(p) {
 			left = append(left, p.Process)
 		}
 	}
@@ -240,7 +308,7 @@ func (w *watch) giveUp(ctx context.Context) (Server, error) {
 	t, _, err := w.c.see()
 	if err == nil {
 		for _, p := range t.byPID {
-			if p.PID == w.cmd.Process.Pid && !w.isEnded() || p.core && !w.before[p.key()] {
+			if p.PID == w.cmd.Process.Pid && !w.isEnded() || w.mine(p) {
 				d.admit(p)
 			}
 		}

@@ -20,7 +20,8 @@ import (
 // the first milliseconds of its life notes it and then waits for the next signal
 // before it looks at the note. Repeating is harmless for nginx (a worker that is
 // on its way out ignores it) and php-fpm (it refuses to enter a state twice); it
-// is not for Apache, which is what Spec.QuitOnce is for. After two seconds a
+// is not for Apache, which is what Spec.QuitOnce is for: told twice it cuts its
+// connections off. After two seconds a
 // repetition has another use only, a master that blocked signals all that time,
 // and is rarer.
 const (
@@ -52,6 +53,7 @@ func (c *ProcessController) Stop(ctx context.Context, o StopOptions) (StopReport
 	}
 	d := newDrain(c, s)
 	defer d.close()
+	defer d.wake()
 	for _, f := range ch.bystanders {
 		d.spare(f)
 	}
@@ -59,6 +61,9 @@ func (c *ProcessController) Stop(ctx context.Context, o StopOptions) (StopReport
 		{Graceful, c.spec.Quit, or(o.Grace, defaultGrace)},
 		{Harder, c.spec.Term, or(o.Harder, defaultHarder)},
 		{Killed, unix.SIGKILL, or(o.Kill, defaultKill)},
+	}
+	if c.spec.QuitOnce && s.Master == nil {
+		levels = levels[1:] // only the master knows how to end its children gracefully
 	}
 	return d.run(ctx, levels)
 }
@@ -157,19 +162,19 @@ func hurry() func() {
 // send sends what is due in this pass.
 func (d *drain) send(ph phase, t *table, alive []*member, now time.Time) error {
 	d.report.Level = max(d.report.Level, ph.level)
-	var master *member
-	for _, m := range alive {
-		if m.proc.key() == d.master {
-			master = m
-		}
+	s := d.situation(ph, alive)
+	if s.hold {
+		_ = unix.PidfdSendSignal(s.master.fd, unix.SIGSTOP, nil, 0)
+		d.held = true
 	}
 	for _, m := range alive {
-		if d.due(ph, m, master, now) {
-			if err := d.signal(m, ph.signal, now); err != nil {
+		sig := d.choose(ph, m, s)
+		if d.due(ph, m, s, sig, now) {
+			if err := d.signal(m, sig, now); err != nil {
 				return err
 			}
 		}
-		if m.proc.State == 'T' && m.fd >= 0 && ph.level != Killed {
+		if m.proc.State == 'T' && m.fd >= 0 && ph.level != Killed && (m != s.master || !s.hold) {
 			// What is stopped does not get the signal before it goes on.
 			_ = unix.PidfdSendSignal(m.fd, unix.SIGCONT, nil, 0)
 		}
@@ -180,34 +185,92 @@ func (d *drain) send(ph phase, t *table, alive []*member, now time.Time) error {
 	return nil
 }
 
-func (d *drain) due(ph phase, m, master *member, now time.Time) bool {
+// situation is what the signals of one pass depend on.
+type situation struct {
+	master *member // nil if it has gone
+	alone  bool    // no other process of the server's executables is left
+	hold   bool    // the master is to stay where it is; see Spec.QuitChildren
+}
+
+func (d *drain) situation(ph phase, alive []*member) situation {
+	s := situation{alone: true}
+	for _, m := range alive {
+		if m.proc.key() == d.master {
+			s.master = m
+		} else if m.proc.core {
+			s.alone = false
+		}
+	}
+	s.hold = ph.level == Graceful && d.c.spec.QuitChildren && s.master != nil && s.master.fd >= 0 && !s.alone
+	return s
+}
+
+// choose returns the signal that a process is to get at a level.
+func (d *drain) choose(ph phase, m *member, s situation) unix.Signal {
+	if ph.level != Graceful || !d.c.spec.QuitOnce {
+		return ph.signal
+	}
+	told := d.sent(m, ph.signal)
+	switch {
+	case s.master == nil: // children do not know the graceful signal of the master
+	case m == s.master && told && s.alone: // nothing is left that it should wait for
+	case m == s.master && !told && !m.proc.catches(ph.signal) && age(m.proc) >= grownUp: // it would be lost
+	default:
+		return ph.signal
+	}
+	return d.c.spec.Term
+}
+
+// sent tells whether a process was ever sent a signal.
+func (d *drain) sent(m *member, sig unix.Signal) bool {
+	_, ok := d.entries[entry{m.proc.key(), sig}]
+	return ok
+}
+
+func (d *drain) due(ph phase, m *member, s situation, sig unix.Signal, now time.Time) bool {
 	if m.fd < 0 {
 		return false
 	}
-	times := m.times
-	if m.signal != ph.signal {
+	master, times := s.master, m.times
+	if m.signal != sig {
 		times = 0
 	}
+	pause := repeatSoon
 	switch ph.level {
 	case Graceful:
-		if master != nil && m != master || !m.proc.core {
-			return false // it is told by the master; and a script knows no graceful end
+		if !m.proc.core {
+			return false // a script knows no graceful end
 		}
-		if d.c.spec.QuitOnce {
-			return times == 0 && age(m.proc) >= grownUp
+		if s.hold {
+			if pause = repeatLater; m == master {
+				return false
+			}
+		} else if master != nil && m != master {
+			return false // it is told by the master
+		}
+		if d.c.spec.QuitOnce && sig == ph.signal {
+			return !d.sent(m, sig) && (m.proc.catches(sig) && m.proc.caught != 0 || age(m.proc) >= grownUp)
 		}
 	case Harder:
-		if master != nil && m != master && (master.signal != ph.signal || now.Sub(master.first) < repeatSoon) {
+		if master != nil && m != master && (master.signal != sig || now.Sub(master.first) < repeatSoon) {
 			return false
 		}
 	case Killed:
 		return times == 0 || now.Sub(m.last) >= 100*time.Millisecond
 	}
-	pause := repeatSoon
 	if times >= soonTimes && ph.level == Graceful {
 		pause = repeatLater
 	}
 	return times == 0 || now.Sub(m.last) >= pause
+}
+
+// wake lets the master go on if it was held and the stop has failed.
+func (d *drain) wake() {
+	for k, m := range d.members {
+		if d.held && k == d.master && !m.gone && m.fd >= 0 {
+			_ = unix.PidfdSendSignal(m.fd, unix.SIGCONT, nil, 0)
+		}
+	}
 }
 
 // signal sends sig to one process and writes it down.
