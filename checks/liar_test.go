@@ -45,7 +45,10 @@ type liar struct {
 	Reset      bool          // resets them
 }
 
-const liarEnv = "JAILUP_TEST_LIAR"
+const (
+	liarEnv = "JAILUP_TEST_LIAR"
+	rootEnv = "JAILUP_TEST_LIAR_ROOT" // of a worker
+)
 
 // beLiar is what the test binary does when it is started as a server.
 func beLiar() bool {
@@ -53,6 +56,9 @@ func beLiar() bool {
 	case "":
 		return false
 	case "worker":
+		if root := os.Getenv(rootEnv); root != "" && unix.Chroot(root) != nil {
+			os.Exit(1)
+		}
 		_, _ = io.Copy(io.Discard, os.Stdin) // until the master is gone
 	default:
 		var l liar
