@@ -108,8 +108,17 @@ func (s *selector) carryFile(st stand) error {
 	return nil
 }
 
-// taken tells whether a file is wanted at p or in the place of one of its parents.
+// taken tells whether something else is wanted at p, below it, or in the place of
+// one of its parents.
 func (s *selector) taken(p string) bool {
+	if n := s.in.World.nodes[Canonical(p)]; n != nil && n.Dir && s.whole() {
+		return true
+	}
+	for w := range s.wants {
+		if strings.HasPrefix(w, p+"/") {
+			return true
+		}
+	}
 	for ; p != "/"; p = path.Dir(p) {
 		if _, ok := s.wants[p]; ok {
 			return true

@@ -89,3 +89,17 @@ func TestLayouts(t *testing.T) {
 		})
 	}
 }
+
+// A copy by cp -a beside its link is found by the link's name; a link between the
+// directories is the layout's own. Where packages ship into no multiarch
+// directory, one of the jail's may have a copy all the same.
+func TestStrays(t *testing.T) {
+	t.Parallel()
+	l := layoutOf(t, nil, "lib/x86_64-linux-gnu/libz.so.1", "lib64/libz.so.1.2.13", "usr/lib/y", "usr/lib/x86_64-linux-gnu/libplain.so.1", "usr/lib/elsewhere/libplain.so.1")
+	for p, to := range map[string]string{"/lib64/libz.so.1": "libz.so.1.2.13", "/usr/lib/libz.so.1": "x86_64-linux-gnu/libz.so.1", "/lib/libz.so.1": "/lib/x86_64-linux-gnu/libz.so.1"} {
+		require.NoError(t, os.Symlink(to, filepath.Join(l.root.Path(), p)))
+	}
+	require.Equal(t, []string{"/lib/x86_64-linux-gnu/libz.so.1", "/lib64/libz.so.1"}, l.Existing("/usr/lib/x86_64-linux-gnu/libz.so.1"))
+	require.Equal(t, []string{"/usr/lib/x86_64-linux-gnu/libplain.so.1"}, l.Existing("/usr/lib/libplain.so.1"))
+	require.Empty(t, l.Existing("/usr/lib/somewhere/libplain.so.1"), "a plug-in's folder is not searched")
+}

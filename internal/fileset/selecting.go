@@ -37,6 +37,10 @@ type Input struct {
 	// hand as well: what a module brings that is newly asked for, its link of
 	// Effects included. nil names nothing.
 	Wanted func(canonical string) bool
+	// Provided is for a jail into which a server outside of it puts its children:
+	// it names the libraries, by their SONAME, that these have loaded before. They
+	// are not brought along for the libraries of the jail. nil: there is none.
+	Provided func(soname string) bool
 	// Carry are the places to which things have moved. See Carried.
 	Carry []Carried
 	// KeepListen tells, for a pool's file of PHP-FPM by its canonical path in the
@@ -207,11 +211,20 @@ func (s *selector) closure(ctx context.Context) (map[string]bool, error) {
 	if err != nil {
 		return nil, err
 	}
+	var needed map[string]bool
+	if s.in.Provided != nil {
+		if needed, c.Missing, err = s.within(ctx, res, roots, c); err != nil {
+			return nil, err
+		}
+	}
 	if len(c.Missing) > 0 {
 		m := c.Missing[0]
 		return nil, fmt.Errorf("cannot stage %s: %s needs %s: %s", s.in.Recipe.Name, m.By, m.Name, m.Reason)
 	}
-	needed := map[string]bool{}
+	if needed != nil {
+		return needed, nil
+	}
+	needed = map[string]bool{}
 	for _, p := range c.Paths {
 		needed[Canonical(p)] = true
 	}

@@ -1,0 +1,80 @@
+package fileset
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"os"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/jailup/jailup/internal/manifest"
+)
+
+// What jailup itself has made in a new jail moves as well, and is not left behind.
+func TestSeriesMovesWhatJailupMade(t *testing.T) {
+	t.Parallel()
+	for _, edited := range []bool{false, true} {
+		h := newHouse(t)
+		h.in.Recipe = lang("1")
+		h.whole(langDebs("1", nil)...)
+		const before, now = "/etc/lang/1/pool.d/zz-jail.conf", "/etc/lang/2/pool.d/zz-jail.conf"
+		h.write(before, "[www]\nlisten = /run/x\n; /etc/lang/1/\n")
+		h.m.Files = append(h.m.Files, manifest.File{Path: before, Mode: 0o100644, SHA256: sum(h.has(before))})
+		if edited {
+			h.write(before, "mine of /etc/lang/1/\n")
+		}
+		h.series("1", "2", nil)
+		if edited {
+			h.holds(map[string]string{now: "mine of /etc/lang/2/\n", before: "mine of /etc/lang/1/\n"})
+			require.Equal(t, "obsolete", h.action(before))
+			continue
+		}
+		h.holds(map[string]string{now: "[www]\nlisten = /run/x\n; /etc/lang/2/\n", "/etc/lang/1": "none"})
+		require.Equal(t, sum(h.has(now)), h.m.Index()[now].SHA256)
+		require.Empty(t, h.m.Index()[now].Package)
+		require.NotContains(t, h.m.Index(), before)
+		h.series("2", "3", nil)
+		require.Contains(t, h.has("/etc/lang/3/pool.d/zz-jail.conf"), "/etc/lang/3/")
+		require.Equal(t, "none", h.has("/etc/lang/2"))
+	}
+}
+
+// Nothing that lies below an old prefix leads out of the jail, and what is no file
+// is not touched.
+func TestSeriesOfAHostileJail(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	h.in.Recipe = lang("1")
+	h.whole(langDebs("1", nil)...)
+	outside := t.TempDir()
+	h.link("/etc/lang/1/out", outside)
+	h.link("/etc/lang/1/up", "../../../../../../../../..")
+	h.link("/etc/lang/1/self", ".")
+	h.link("/etc/lang/1/loop", "loop")
+	h.fifo("/etc/lang/1/fifo")
+	// A file where the new series has a directory, and the other way round.
+	require.NoError(t, os.Remove(h.path("/etc/lang/1/lang.ini")))
+	h.write("/etc/lang/1/lang.ini/deep/file", "x")
+	h.write("/etc/lang/1/mods.d", "file")
+	h.series("1", "2", map[string]string{"/etc/lang/2/mods.d/x.ini": "x"})
+	h.holds(map[string]string{"/etc/lang/2/out": "-> " + outside, "/etc/lang/2/up": "-> ../../../../../../../../..", "/etc/lang/2/self": "-> .",
+		"/etc/lang/2/loop": "none", "/etc/lang/2/fifo": "none", "/etc/lang/2/lang.ini": "; lang.ini of 2\n", "/etc/lang/2/mods.d/x.ini": "x"})
+	require.Equal(t, "obsolete", h.action("/etc/lang/1/lang.ini/deep/file"))
+	require.False(t, slices.Contains(h.sel.Input.Remove, "/etc/lang/1/fifo"))
+	list, err := os.ReadDir(outside)
+	require.NoError(t, err)
+	require.Empty(t, list)
+}
+
+func sum(text string) string {
+	s := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(s[:])
+}
+
+func (h *house) fifo(p string) {
+	h.t.Helper()
+	require.NoError(h.t, unix.Mkfifo(h.path(p), 0o600))
+}
