@@ -174,7 +174,7 @@ func (p *parser) value() (string, string) {
 		return "", ""
 	}
 	v, fault := p.expression()
-	if v.varies {
+	if fault == "" && v.varies {
 		v.text = trimBlanks(string(p.s.data[v.from:v.to]))
 	}
 	return v.text, fault

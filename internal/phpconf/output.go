@@ -31,6 +31,14 @@ type Warning struct {
 	Fatal bool
 }
 
+// Loud are options of php and php-fpm by which they say on their error output
+// what they have to say, once and plain. Without them a configuration decides:
+// it may send an extension that could not be loaded to a log file, and a PHP
+// without a php.ini says nothing of it at all.
+func Loud() []string {
+	return []string{"-d", "log_errors=1", "-d", "error_log=", "-d", "display_errors=0", "-d", "error_reporting=-1"}
+}
+
 // ParseInfo lists the directives that a PHP knows, from the text of php -i or
 // php-fpm -i: those of the extensions that it has loaded.
 func ParseInfo(text []byte) map[string]bool {
@@ -95,13 +103,11 @@ var (
 
 // ParseWarnings finds what PHP and PHP-FPM complain about in what they print:
 // php -m, php-fpm -t, a log of theirs; once each, at most 200. It knows them
-// plain, with a date, in HTML (PHP without a php.ini), and over several lines.
+// plain, with a date, in HTML, and over several lines. See Loud.
 func ParseWarnings(text []byte) []Warning {
 	p := outputParser{lines: strings.Split(string(text), "\n")}
 	for p.at < len(p.lines) && len(p.found) < maxWarnings {
-		if w := p.next(); w.Text != "" {
-			p.add(w)
-		}
+		p.add(p.next())
 	}
 	return p.found
 }
@@ -113,7 +119,9 @@ type outputParser struct {
 }
 
 func (p *outputParser) add(w Warning) {
-	w.Text = strings.Join(strings.Fields(w.Text), " ")
+	if w.Text = strings.Join(strings.Fields(w.Text), " "); w.Text == "" {
+		return
+	}
 	if len(w.Text) > maxText {
 		w.Text = strings.ToValidUTF8(w.Text[:maxText], "")
 	}
