@@ -13,26 +13,34 @@ import (
 const maxBelow = 10_000
 
 // oldName is where the canonical path p was before; ok is false for what has not
-// moved. The longest prefix counts.
+// moved.
 func (s *selector) oldName(p string) (old string, ok bool) {
-	best := -1
-	for _, c := range s.in.Carry {
-		if c.New != c.Old && len(c.New) > best && strings.HasPrefix(p, c.New) {
-			best, old = len(c.New), c.Old+p[len(c.New):]
-		}
-	}
-	return old, best >= 0
+	return replaced(s.in.Carry, p, func(c Carried) (from, to string) { return c.New, c.Old })
 }
 
 // newName is where the canonical path p is now: p itself for what has not moved.
 func (s *selector) newName(p string) string {
+	now, _ := replaced(s.in.Carry, p, func(c Carried) (from, to string) { return c.Old, c.New })
+	return now
+}
+
+// replaced exchanges the longest prefix that fits, or the folder that a prefix
+// names.
+func replaced(all []Carried, p string, of func(Carried) (from, to string)) (string, bool) {
 	best, out := -1, p
-	for _, c := range s.in.Carry {
-		if c.New != c.Old && len(c.Old) > best && strings.HasPrefix(p, c.Old) {
-			best, out = len(c.Old), c.New+p[len(c.Old):]
+	for _, c := range all {
+		from, to := of(c)
+		if from == to || len(from) <= best {
+			continue
+		}
+		switch {
+		case strings.HasPrefix(p, from):
+			best, out = len(from), to+p[len(from):]
+		case p+"/" == from:
+			best, out = len(from), path.Clean(to)
 		}
 	}
-	return out
+	return out, best >= 0
 }
 
 // counterpart is where a path of the new packages was before: by Carry, or

@@ -131,7 +131,7 @@ func (s *selector) taken(p string) bool {
 // had at the old one.
 func (s *selector) carryDirs(to string) {
 	for d := path.Dir(to); d != "/"; d = path.Dir(d) {
-		old, ok := s.oldName(d + "/")
+		old, ok := s.oldName(d)
 		if !ok || s.in.Root.Exists(d) {
 			return
 		}
