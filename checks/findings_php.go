@@ -83,12 +83,17 @@ func on(value string) bool {
 	return err == nil && n != 0
 }
 
+// caches tells whether PHP keeps scripts in a cache.
+func (l *looker) caches() bool {
+	enabled, set := l.Ini.Get("opcache.enable")
+	return (!set || on(enabled.Value)) &&
+		slices.ContainsFunc(l.Ini.Extensions, func(e phpconf.Extension) bool { return e.Name == "opcache" })
+}
+
 // opcache looks whether pools would get each other's scripts: the cache is one
 // for all, and knows scripts by their paths.
 func (l *looker) opcache() {
-	loaded := slices.ContainsFunc(l.Ini.Extensions, func(e phpconf.Extension) bool { return e.Name == "opcache" })
-	enabled := l.setting(nil, "opcache.enable")
-	if l.FPM == nil || !loaded || enabled != "" && !on(enabled) {
+	if l.FPM == nil || !l.caches() {
 		return
 	}
 	roots := map[string]bool{}
@@ -240,7 +245,11 @@ func (l *looker) folders(w world) {
 		if !path.IsAbs(tmp) {
 			tmp = "/tmp"
 		}
-		l.writable(w, "no-tmp", w.path(tmp), users[i], "uploads and temporary files")
+		what := "uploads and temporary files"
+		if lock := l.setting(nil, "opcache.lockfile_path"); w.root == "" && l.gone("/tmp") && l.caches() && tmp == "/tmp" && (lock == "" || lock == tmp) {
+			what += ", and PHP does not start: its opcache needs a lock there"
+		}
+		l.writable(w, "no-tmp", w.path(tmp), users[i], what)
 		if handler := l.setting(p, "session.save_handler"); handler != "" && handler != "files" {
 			continue
 		}

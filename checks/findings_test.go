@@ -236,7 +236,7 @@ func TestFindings(t *testing.T) {
 			h.pool().User = "nobody"
 			h.folder("var/lib/php/sessions", 0o700)
 		}, nil},
-		{"no tmp", func(h *house) { h.gone("tmp") }, []string{"no-tmp: the jail has no /tmp|chmod 1777"}},
+		{"no tmp", func(h *house) { h.gone("tmp") }, []string{"no-tmp: the jail has no /tmp: there is no place for uploads and temporary files, and PHP does not start|chmod 1777"}},
 		{"a tmp of root", func(h *house) { h.folder("tmp", 0o755) }, []string{"no-tmp: www-data may not write into /tmp|"}},
 		{"an extension that is not there", func(h *house) {
 			h.in.Ini.Extensions = append(h.in.Ini.Extensions, phpconf.Extension{Name: "gd", Path: "/usr/lib/php/20220829/gd.so", File: "/etc/php/8.2/fpm/conf.d/20-gd.ini", Line: 2})
