@@ -120,7 +120,7 @@ func (s *session) statusAll(ctx context.Context) error {
 			if ctx.Err() != nil {
 				return s.refuse(context.Cause(ctx))
 			}
-			st = &steps.JailStatus{Jail: p, ID: one.id, State: steps.Unknown, Modules: []string{}, Packages: map[string]string{},
+			st = &steps.JailStatus{Jail: p, ID: one.id, State: steps.Unknown, Modules: []string{}, Packages: map[string]string{}, Servers: []steps.ServerStatus{},
 				Workers: []int{}, Listens: []string{}, Problems: []string{event.Clean(err.Error(), 500)}}
 		}
 		if one.root != nil {
@@ -204,6 +204,11 @@ func printStatus(w io.Writer, st *steps.JailStatus) error {
 	}
 	add("state", state)
 	add("listens", strings.Join(st.Listens, " "))
+	for _, o := range st.Servers {
+		if o.Name != st.Server {
+			add("with", serverLine(o))
+		}
+	}
 	add("modules", strings.Join(st.Modules, " "))
 	var others []string
 	for _, p := range sortedNames(st.Packages) {
@@ -235,6 +240,18 @@ func printStatus(w io.Writer, st *steps.JailStatus) error {
 		fmt.Fprintln(w, "problem: "+event.Clean(p, 500))
 	}
 	return nil
+}
+
+// serverLine tells of one more server of a jail.
+func serverLine(o steps.ServerStatus) string {
+	line := strings.TrimSpace(o.Name+" "+o.Version) + ", " + o.State
+	if o.Master != 0 {
+		line += fmt.Sprintf(", master process %d, %d others", o.Master, len(o.Workers))
+	}
+	if len(o.Listens) > 0 {
+		line += ", listens on " + strings.Join(o.Listens, " ")
+	}
+	return line
 }
 
 // placeOf refuses a folder that nothing should be written to as a jail.
