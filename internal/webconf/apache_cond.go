@@ -53,23 +53,34 @@ func (r *apacheReader) ifVersion(args []string, at position) (bool, error) {
 	if want == "" {
 		return false, at.fault("<IfVersion> without a version")
 	}
-	if r.version != "" {
-		ok, known := versionIs(r.version, op, want)
-		if !known {
-			r.warn(at, "<IfVersion "+show(strings.Join(args, " "))+"> is taken to hold")
-			return true, nil
-		}
-		return ok != not, nil
+	holds, known := versionIs(r.version, op, want)
+	if r.version == "" {
+		holds, known = seriesIs(op, want)
 	}
-	// If the first and the last release of the series agree, all do; but one
-	// that is named, or that an expression picks out, may be any.
+	if !known {
+		r.warn(at, "<IfVersion "+show(strings.Join(args, " "))+"> is taken to hold")
+		return true, nil
+	}
+	return holds != not, nil
+}
+
+// seriesIs is versionIs for a version of which only 2.4 is known: it is known
+// to hold, or not to, if it does so for every release of the series.
+func seriesIs(op, want string) (holds, known bool) {
 	first, known := versionIs("2.4.1", op, want)
 	last, _ := versionIs("2.4.9999", op, want)
-	if exact := (op == "=" || op == "==" || op == "~") && !first; known && first == last && (!exact || !strings.Contains(want, "2")) {
-		return first != not, nil
+	if !known || first != last {
+		return false, false
 	}
-	r.warn(at, "<IfVersion "+show(strings.Join(args, " "))+"> is taken to hold: the version is not known")
-	return true, nil
+	v, plain := versionParts(want)
+	plain = plain && op != "~"
+	switch {
+	case !plain && !first: // the expression may be one for a release between
+		return false, false
+	case (op == "=" || op == "==") && plain && !first && v[0] == 2 && v[1] == 4 && v[2] > 0:
+		return false, false
+	}
+	return first, true
 }
 
 // versionIs compares "2.4.57" with a version of which missing parts are zero,

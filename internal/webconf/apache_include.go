@@ -183,6 +183,9 @@ func (r *apacheReader) includeGlob(dir, pattern string, optional bool) ([]*Direc
 
 // readDir lists a directory in the order of strcmp(3).
 func (r *apacheReader) readDir(dir string) ([]string, error) {
+	if r.looked > maxLooked {
+		return nil, errTooManyNames
+	}
 	names, err := r.fsys.ReadDir(orRoot(dir))
 	if err != nil {
 		return nil, err

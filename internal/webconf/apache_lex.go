@@ -81,8 +81,6 @@ func isApacheSpace(r rune) bool {
 	return r == ' ' || r >= '\t' && r <= '\r'
 }
 
-func apacheSpace(c byte) bool { return isApacheSpace(rune(c)) }
-
 // cutWord parts the first word from a line.
 func cutWord(line string) (word, rest string) {
 	line = strings.TrimLeftFunc(line, isApacheSpace)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
 const apacheMain = "/etc/apache2/apache2.conf"
@@ -62,7 +63,7 @@ func TestApacheFaults(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			begin := time.Now()
 			a, err := ReadApache(c.files, apacheMain, ApacheOptions{})
-			require.Less(t, time.Since(begin), 20*time.Second)
+			require.Less(t, time.Since(begin), time.Minute)
 			if c.want == "" {
 				require.NoError(t, err)
 				return
@@ -85,9 +86,10 @@ func macroTower(n int) string {
 	return b.String()
 }
 
-// Sites without number, each with what makes a reader look at all others.
+// Sites without number, each with what makes a reader look at all others. Time
+// of the processor counts, since the machine may be busy with something else;
+// so no other test may run beside this one.
 func TestApacheOfManySites(t *testing.T) {
-	t.Parallel()
 	var b strings.Builder
 	b.WriteString("LoadModule php_module modules/libphp.so\n")
 	for i := range 1500 {
@@ -96,13 +98,20 @@ func TestApacheOfManySites(t *testing.T) {
 	for i := range 10_000 {
 		fmt.Fprintf(&b, "<VirtualHost *:* *:%d>\nServerName h%d\nSSLEngine on\n</VirtualHost>\n", 1000+i, i)
 	}
+	begin := processorTime(t)
 	a := apache(t, apacheConf(b.String()), ApacheOptions{})
-	begin := time.Now()
 	require.Len(t, a.Servers(), 10_000)
 	require.Len(t, a.Listens(), maxApacheListens)
 	require.NotEmpty(t, a.FastCGI())
 	a.ErrorLogs()
-	require.Less(t, time.Since(begin), 20*time.Second)
+	require.Less(t, processorTime(t)-begin, 20*time.Second)
+}
+
+func processorTime(t *testing.T) time.Duration {
+	t.Helper()
+	var u unix.Rusage
+	require.NoError(t, unix.Getrusage(unix.RUSAGE_SELF, &u))
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 func TestApacheSettings(t *testing.T) {
@@ -191,7 +200,7 @@ Listen nowhere
 	require.Len(t, sites[6].Listens, 2, "the main server answers on what no host names")
 	require.Equal(t, []string{
 		apacheMain + `:35: the variable UNKNOWN is not defined`,
-		apacheMain + `:39: <IfVersion >= 2.4.30> is taken to hold: the version is not known`,
+		apacheMain + `:39: <IfVersion >= 2.4.30> is taken to hold`,
 		apacheMain + `:44: <IfDirective Foo> is taken to hold`,
 		apacheMain + `:47: <IfModule> is not closed`,
 		apacheMain + `:36: the address nowhere is not one to listen on`,
@@ -204,6 +213,27 @@ Listen nowhere
 	require.Empty(t, a.Listens())
 	require.Empty(t, a.Servers())
 	require.Empty(t, a.FastCGI())
+}
+
+func TestApacheVersions(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ test, want string }{
+		{">= 2.4", "yes"}, {"< 2.4", "no"}, {"!< 2.4", "yes"}, {"> 2.4", "yes"}, {"<= 2.4", "no"}, {"2.4", "no"}, {"= 2.2", "no"}, {"!= 2.2", "yes"},
+		{">= 2.5", "no"}, {">= 2.4.10", "maybe"}, {"= 2.4.10", "maybe"}, {"!= 2.4.10", "maybe"}, {"2.4.10", "maybe"}, {"< 2.4.10", "maybe"},
+		{"~ 2.4.5", "maybe"}, {"~ ^2\\.4", "yes"}, {"= /^2\\.4\\./", "yes"}, {"~ ^2\\.4\\.5", "maybe"}, {"!~ ^2\\.4", "no"}, {"~ (", "maybe"}, {"= a", "maybe"}, {"? 1", "maybe"}, {"> 1.2.3.4", "maybe"},
+	} {
+		a, err := readApache(apacheConf("<IfVersion "+c.test+">\nListen 80\n</IfVersion>"), apacheMain, ApacheOptions{}, func(*apacheReader) {})
+		require.NoError(t, err)
+		got := map[bool]string{true: "yes", false: "no"}[len(a.Listens()) == 1]
+		if len(a.Warnings()) > 0 {
+			require.Equal(t, "yes", got, c.test)
+			got = "maybe"
+		}
+		require.Equal(t, c.want, got, c.test)
+	}
+	a := apache(t, apacheConf("<IfVersion 2.4.10>\nListen 80\n</IfVersion>"), ApacheOptions{Version: "2.4.10"})
+	require.Len(t, a.Listens(), 1)
+	require.Empty(t, a.Warnings())
 }
 
 func TestApacheListenFlags(t *testing.T) {

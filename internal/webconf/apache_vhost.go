@@ -341,6 +341,13 @@ func (s *apacheServer) describe(listens []Listen) VHost {
 			v.Keys = append(v.Keys, s.a.keyFile(d.Arg(0)))
 		}
 	}
+	// A host that has no certificate itself takes the main server's.
+	if d := s.a.main["sslcertificatefile"]; d != nil && v.Certificates == nil {
+		v.Certificates = []string{s.a.keyFile(d.Arg(0))}
+	}
+	if d := s.a.main["sslcertificatekeyfile"]; d != nil && v.Keys == nil {
+		v.Keys = []string{s.a.keyFile(d.Arg(0))}
+	}
 	v.PHP = s.servesPHP()
 	return v
 }

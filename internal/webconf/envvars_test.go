@@ -70,7 +70,7 @@ func TestReadEnvVars(t *testing.T) {
 		_, err := ReadEnvVars(tree{envvarsPath: hostile}, envvarsPath)
 		require.NoError(t, err)
 	}
-	require.Less(t, time.Since(begin), 20*time.Second)
+	require.Less(t, time.Since(begin), time.Minute)
 	_, err = ReadEnvVars(tree{envvarsPath: strings.Repeat("#", maxEnvVars+1)}, envvarsPath)
 	require.ErrorContains(t, err, "cannot read the environment of apache: "+envvarsPath+": ")
 }
