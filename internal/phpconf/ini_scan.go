@@ -454,7 +454,6 @@ func (s *scanner) nextVar() token {
 	if n := s.run(0, isLabel); n > 0 {
 		if i := bytes.Index(s.data[s.pos:s.pos+n], []byte(":-")); i == 0 {
 			t := s.take(tokElse, 2)
-			s.pos += s.run(0, isBlank)
 			s.mode = inElse
 			return t
 		} else if i > 0 {
@@ -479,17 +478,23 @@ func endsElse(c byte) bool {
 }
 
 func (s *scanner) nextElse() token {
-	blanks := s.run(0, isBlank)
-	if s.at(blanks) == '}' {
-		t := s.take(tokVarEnd, blanks+1)
+	if s.at(0) == '}' {
+		t := s.take(tokVarEnd, 1)
 		s.leave()
 		return t
 	}
-	if n := s.valueRun(endsElse, true); n > 0 {
-		return s.take(tokText, n)
+	n := s.valueRun(endsElse, true)
+	if s.at(s.run(0, isBlank)) != '"' && n > 0 {
+		kind := tokText
+		if c := s.at(0); !isDigit(c) && s.run(0, isWord) == n {
+			kind = tokName
+		}
+		return s.take(kind, n)
 	}
-	if t, ok := s.common(); ok {
-		return t
+	if s.at(0) != '\'' {
+		if t, ok := s.common(); ok {
+			return t
+		}
 	}
 	return s.stop()
 }

@@ -1,9 +1,11 @@
 package phpconf
 
 import (
+	"fmt"
 	"io/fs"
 	"os/exec"
 	"path"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -53,24 +55,34 @@ func (f fakeFiles) ReadDir(dir string) ([]string, error) {
 	return names, nil
 }
 
-// realNames are packages with a PHP of the archive, its FPM, some modules, and
-// what the jail of the tests has besides.
-func realNames(t testing.TB) []string {
-	t.Helper()
-	lab.Need(t, "root", "apt", "dpkg-deb")
-	return append(lab.PHPNames(t, "", []string{"fpm"}, "mysql", "gd"), "nginx")
+// eachPHP runs a test with the PHP of the host's release and with others: the
+// way from one to the next is what all this is for.
+func eachPHP(t *testing.T, releases []int, do func(t *testing.T, suite string)) {
+	for _, rel := range releases {
+		t.Run(fmt.Sprintf("release %+d", rel), func(t *testing.T) {
+			t.Parallel()
+			suite := ""
+			if rel != 0 {
+				suite = lab.OtherSuite(t, rel)
+			}
+			do(t, suite)
+		})
+	}
 }
 
-func realDebs(t testing.TB) string {
+// realDebs are packages with the PHP of a suite, its FPM, some modules, and what
+// the jail of the tests has besides.
+func realDebs(t testing.TB, suite string) string {
 	t.Helper()
-	return lab.Packages(t, lab.PackagesOptions{Names: realNames(t), Newest: true})
+	lab.Need(t, "root", "apt", "dpkg-deb")
+	names := append(lab.PHPNames(t, suite, []string{"fpm"}, "mysql", "gd"), "nginx")
+	return lab.Packages(t, lab.PackagesOptions{Names: names, Suite: suite, Newest: true})
 }
 
 // realJail is a jail with that PHP, and php(1) as well.
-func realJail(t testing.TB) (*lab.Jail, *jail.Root) {
+func realJail(t testing.TB, suite string) (*lab.Jail, *jail.Root) {
 	t.Helper()
-	debs := realDebs(t)
-	j := lab.PHPJail(t, debs, lab.InMemory(), lab.Extensions("mysql", "gd"), lab.Also("/usr/bin/php"+lab.PHPSeries(t, "")))
+	j := lab.PHPJail(t, realDebs(t, suite), lab.InMemory(), lab.Extensions("mysql", "gd"), lab.Also("/usr/bin/php"+lab.PHPSeries(t, suite)))
 	root, err := jail.Open(j.Dir)
 	require.NoError(t, err)
 	t.Cleanup(func() { root.Close() })
@@ -84,6 +96,17 @@ func inRoot(root string, argv ...string) *exec.Cmd {
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
 	return cmd
+}
+
+// withJSON are options by which an older PHP has json_encode.
+func withJSON(t testing.TB, root string) []string {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(root, "usr/lib/php/*/json.so"))
+	require.NoError(t, err)
+	if len(found) == 0 {
+		return nil
+	}
+	return []string{"-d", "extension=json"}
 }
 
 // run runs a program in a jail to its end.

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -33,6 +35,8 @@ type oracle struct {
 	in       io.Writer
 	out      *bufio.Scanner
 	fallback bool // ${NAME:-OTHERWISE} is known
+	pairs    bool // a backslash takes the meaning away from another one and from "$"
+	strict   bool // "]" is no part of a name, nor is a word at the very end always one
 	eAll     string
 }
 
@@ -73,9 +77,9 @@ func unbase(s string) string {
 	return string(b)
 }
 
-func newOracle(t *testing.T) *oracle {
-	tree, series := lab.Unpacked(t, realDebs(t)), lab.PHPSeries(t, "")
-	cmd := inRoot(tree, "/usr/bin/php"+series, "-n", "-r", oracleScript)
+func newOracle(t *testing.T, suite string) *oracle {
+	tree, series := lab.Unpacked(t, realDebs(t, suite)), lab.PHPSeries(t, suite)
+	cmd := inRoot(tree, slices.Concat([]string{"/usr/bin/php" + series, "-n"}, withJSON(t, tree), []string{"-r", oracleScript})...)
 	in, err := cmd.StdinPipe()
 	require.NoError(t, err)
 	out, err := cmd.StdoutPipe()
@@ -89,6 +93,8 @@ func newOracle(t *testing.T) *oracle {
 	o.out.Buffer(nil, 16<<20)
 	a := o.ask(t, "a=E_ALL\nb=${nothing_of_that_name:-x}\n")
 	require.True(t, a.OK)
+	o.pairs = !o.ask(t, `a="\\"b"`+"\n").OK
+	o.strict = !o.ask(t, "a]=1\n").OK
 	o.eAll, o.fallback = a.Flat[0].value, a.Flat[1].value == "x"
 	return o
 }
@@ -182,9 +188,11 @@ func (a oracleAnswer) String() string {
 	return b.String()
 }
 
+var oneLetter = regexp.MustCompile(`\$\{[^}]:-`)
+
 var pieces = []string{"a", "b", "memory_limit", "x.y", "=", "=", "=", " = ", "\n", "\n", "\n", "\r\n", "\r", " ", "\t", "  ",
 	"1", "0", "-5", "3.5", "128M", "on", "off", "Yes", "none", "null", "TRUE", "no", "E_ALL", "E_WARNING", "online",
-	"\"", "\"", "'", "'", "[", "]", "[]", "[k]", "\n[", "]\n", ";", "#", "&", "|", "^", "~", "!", "(", ")", "{", "}", "$", "${a}", "${", "\\", "\\\"", "\\'", "\\\\",
+	"\"", "\"", "'", "'", "[", "]", "[]", "[k]", "\n[", "]\n", ";", "#", "&", "|", "^", "~", "!", "(", ")", "{", "}", "$", "${a}", "${", "${bb:-", "${bb:-x y}", "${bb", ":-", "\\", "\\\"", "\\'", "\\\\",
 	"/path/x.so", "extension=gd", ",", ":", "?", "%", "<", ">", "*", "-", "@", "_", "é", "\xff", "word two", "\n\n"}
 
 // randomIni is a file as nobody writes it, half of the time with the shape of
@@ -223,7 +231,11 @@ func randomIni(r *rand.Rand) string {
 // for what nobody does.
 func TestIniAsPHPReadsIt(t *testing.T) {
 	t.Parallel()
-	o := newOracle(t)
+	eachPHP(t, []int{-1, 0, 1}, iniAsPHPReadsIt)
+}
+
+func iniAsPHPReadsIt(t *testing.T, suite string) {
+	o := newOracle(t, suite)
 	seed := rand.Uint64()
 	r := rand.New(rand.NewPCG(seed, 1))
 	t.Logf("seed %d", seed)
@@ -242,7 +254,18 @@ func TestIniAsPHPReadsIt(t *testing.T) {
 		if strings.HasSuffix(text, "$") || strings.HasSuffix(text, `\`) || strings.Contains(text, `$\`) {
 			continue
 		}
+		// A fallback for a variable whose name has one letter fails in PHP.
+		if oneLetter.MatchString(text) {
+			continue
+		}
+		if !o.fallback && strings.Contains(text, ":-") || !o.pairs && (strings.Contains(text, `\\`) || strings.Contains(text, `\$`)) {
+			continue
+		}
 		want, got := o.ask(t, text), o.mine(text)
+		// Newer series refuse a little that the older took; all is read here.
+		if o.strict && !want.OK && got.OK && (strings.Contains(text, "]") || !strings.HasSuffix(text, "\n")) {
+			continue
+		}
 		if want.OK {
 			good++
 		}

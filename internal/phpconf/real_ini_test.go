@@ -30,7 +30,11 @@ type realConfiguration struct {
 
 func ask(t *testing.T, j *lab.Jail, main, scan string, names []string) (c realConfiguration) {
 	t.Helper()
-	cmd := inRoot(j.Dir, "/usr/bin/php"+j.Series, "-c", main, "-r", askConfiguration)
+	argv := []string{"/usr/bin/php" + j.Series, "-c", main, "-r", askConfiguration}
+	if main == "/etc/edited.ini" { // Debian's has it already
+		argv = slices.Insert(argv, 1, withJSON(t, j.Dir)...)
+	}
+	cmd := inRoot(j.Dir, argv...)
 	cmd.Env = append(cmd.Env, "PHP_INI_SCAN_DIR="+scan, "GREETING=hello")
 	in, err := json.Marshal(names)
 	require.NoError(t, err)
@@ -106,7 +110,11 @@ func loadedExtensions(t *testing.T, j *lab.Jail, env []string, args ...string) [
 
 func TestRealIni(t *testing.T) {
 	t.Parallel()
-	j, root := realJail(t)
+	eachPHP(t, []int{-1, 0, 1}, realIni)
+}
+
+func realIni(t *testing.T, suite string) {
+	j, root := realJail(t, suite)
 	etc := "/etc/php/" + j.Series
 	main, scan := etc+"/fpm/php.ini", etc+"/fpm/conf.d"
 
