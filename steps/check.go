@@ -24,6 +24,9 @@ func Check(ctx context.Context, e *Env) (checks.Report, error) {
 	for _, n := range set.Notes() {
 		e.note(event.Info, n, "")
 	}
+	for _, n := range e.fitNow(ctx) {
+		e.note(event.Warning, n, "upgrade the jail, or the host, whichever is behind")
+	}
 	report := checks.Baseline(ctx, set.Checks())
 	if ctx.Err() != nil {
 		return report, fmt.Errorf("cannot check %s: %w", e.Recipe.Name, context.Cause(ctx))

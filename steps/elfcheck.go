@@ -75,8 +75,8 @@ func (e *Env) checkELF(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if len(missing) == 0 {
-		return nil
+	if missing, err = e.withHost(ctx, after, files, missing); err != nil || len(missing) == 0 {
+		return err
 	}
 	before := viewFS{changeset.NewView(e.Root, e.stage.Dir(), nil)}
 	var there []string

@@ -4,6 +4,7 @@ package steps
 
 import (
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/jailup/jailup/backup"
@@ -96,10 +97,19 @@ type Env struct {
 	// Base is where the versions that the jail has may be known from, where Source
 	// is of another release; nil: nowhere else.
 	Base source.Source
+	// Outside is the server that runs on the host, where there is one; then Recipe is
+	// of its Compose.
+	Outside *Outside
 	// Scratch is the folder of a run that changes nothing; see Look.
 	Scratch string
 	// Guard starts the guardian; nil where the process is one itself.
 	Guard func() (*guard.Guardian, error)
+
+	host    *jail.Root // see hostTree
+	opening sync.Mutex
+	loaded  *hostLibs         // see hostLibs
+	fits    map[string]string // versions of packages that fit the host, see fitting
+	told    bool              // what is the host's
 
 	units    []*unit
 	modules  []string // packages that are asked for beside the recipe's
@@ -174,5 +184,8 @@ func (e *Env) Close() {
 	e.guardian.Disarm()
 	if e.stage != nil {
 		e.stage.Close()
+	}
+	if e.host != nil {
+		e.host.Close()
 	}
 }

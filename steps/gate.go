@@ -84,11 +84,11 @@ func (e *Env) misfitHint(m abi.Misfit) string {
 func (e *Env) misfits(t tree, s side) ([]abi.Misfit, error) {
 	var out []abi.Misfit
 	for _, u := range e.servers() {
-		if u.facts.Affected {
+		if u.facts.Affected || u.facts.Outside != nil {
 			continue
 		}
 		r := u.recipe[s]
-		conf, err := readSite(filesOf(t), r, u.argv(s), u.environment())
+		conf, err := u.site(filesOf(t), s)
 		if err != nil {
 			continue // the rehearsal says more of it
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"regexp"
 	"slices"
@@ -312,6 +313,9 @@ func (e *Env) oldModules() []string {
 
 // resolveTarget asks the source for the packages of the jail as it shall be.
 func (e *Env) resolveTarget(ctx context.Context) error {
+	if err := e.hostOnly(); err != nil {
+		return err
+	}
 	ix, err := e.Source.Index(ctx)
 	if err != nil {
 		return sourceError(err)
@@ -352,7 +356,10 @@ func (e *Env) resolveTarget(ctx context.Context) error {
 }
 
 func (e *Env) heldVersions() map[string]string {
-	held := map[string]string{}
+	held := maps.Clone(e.fits)
+	if held == nil {
+		held = map[string]string{}
+	}
 	for _, p := range e.Options.Hold {
 		if e.old == nil || e.old.Packages[p] == "" {
 			e.note(event.Warning, p+" is to be held, but which version the jail has is not known", "")

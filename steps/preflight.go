@@ -97,7 +97,7 @@ func CheckJail(root *jail.Root, r *recipes.Recipe) error {
 		return err
 	}
 	main := r.Parts()[len(r.Parts())-1]
-	if Holds(root, main) {
+	if main.IsOnHost() || Holds(root, main) {
 		return nil
 	}
 	return NoServer(root, main.Executables)

@@ -29,6 +29,9 @@ func (s *rehearse) Do(ctx context.Context, run *Run) error {
 		return nil
 	}
 	for _, u := range e.servers() {
+		if err := u.testOnHost(ctx); err != nil {
+			return err
+		}
 		if u.facts.Affected || len(u.recipe[after].Configuration.Test) == 0 {
 			continue
 		}

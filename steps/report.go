@@ -77,6 +77,12 @@ func (e *Env) tell() {
 	if more > 0 {
 		e.note(event.Info, fmt.Sprintf("and so on with %d more files of the configuration", more), "")
 	}
+	for _, u := range e.servers() {
+		if was, next := u.recipe[before], u.recipe[after]; was != next {
+			e.note(event.Warning, fmt.Sprintf("%s of the jail is %s from now on, and its configuration %s: what starts it at boot must name these",
+				u.name(), next.Executables[0], next.Configuration.Main), "")
+		}
+	}
 	if n := len(e.sel.Changed); n > 0 {
 		e.note(event.Warning, fmt.Sprintf("%d files that no package knows are replaced, and kept in the stage for a rollback: %s",
 			n, strings.Join(e.sel.Changed[:min(n, 5)], ", ")), "")

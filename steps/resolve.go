@@ -28,13 +28,15 @@ func (s *resolve) Do(ctx context.Context, run *Run) error {
 	if err := e.resolveTarget(ctx); err != nil {
 		return err
 	}
+	e.tellHost()
 	server, _ := e.target.Get(e.Recipe.Server())
 	run.Facts.To = map[string]string{server.Package: server.Version}
 	run.Facts.Target = e.target.Digest()
 	if e.old != nil {
 		run.Facts.From = map[string]string{e.Recipe.Server(): e.old.Packages[e.Recipe.Server()]}
-		if e.old.Target == run.Facts.Target && !e.strayed() {
-			return fail(ErrCurrent, "", "%s %s is what the sources offer", e.Recipe.Name, e.old.Packages[e.Recipe.Server()])
+		asked := len(e.enable) + len(e.Options.Drop)
+		if e.old.Target == run.Facts.Target && asked == 0 && !e.strayed() {
+			return fail(ErrCurrent, "", "%s", e.current(e.Recipe.Name+" "+e.old.Packages[e.Recipe.Server()]+" is what the sources offer"))
 		}
 	}
 	return nil

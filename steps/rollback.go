@@ -108,7 +108,7 @@ func (e *Env) judgeByView() error {
 	}
 	other := false
 	for _, u := range e.servers() {
-		then, err := readSite(view, u.recipe[after], u.argv(after), u.environment())
+		then, err := u.site(view, after)
 		if err != nil {
 			continue // the rehearsal says more of it
 		}

@@ -280,7 +280,7 @@ func (e *Env) keepEvidence(ctx context.Context) {
 		_ = e.saveJSON(dir+"processes.json", server.All())
 		if conf, err := u.configuration(); err == nil {
 			for i, log := range conf.logs() {
-				if data := e.tail(log); data != nil {
+				if data := u.tail(log); data != nil {
 					_ = e.saveText(fmt.Sprintf("%serror-%d.log", dir, i), data)
 				}
 			}
@@ -294,22 +294,6 @@ func (e *Env) keepEvidence(ctx context.Context) {
 }
 
 const tailSize = 64 << 10
-
-func (e *Env) tail(p string) []byte {
-	f, err := e.Root.OpenFile(p)
-	if err != nil {
-		return nil
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return nil
-	}
-	off := max(0, st.Size()-tailSize)
-	buf := make([]byte, min(tailSize, st.Size()))
-	n, _ := f.ReadAt(buf, off)
-	return buf[:n]
-}
 
 func (e *Env) saveText(name string, data []byte) error {
 	return sys.WriteFileAtomic(filepath.Join(e.RunDir(), name), data, 0o600)

@@ -189,6 +189,9 @@ func (c *control) restart(ctx context.Context, server service.Server) error {
 // testConfiguration runs the server's own test of its configuration on a view of
 // the jail.
 func (u *unit) testConfiguration(ctx context.Context) error {
+	if u.facts.Outside != nil {
+		return u.testOnHost(ctx)
+	}
 	e, test := u.e, u.testArgv(before)
 	if !e.Options.Rehearse || len(test) == 0 {
 		return nil

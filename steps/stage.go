@@ -27,7 +27,9 @@ type stage struct{ e *Env }
 
 func (s *stage) Name() string { return "stage" }
 
-func (s *stage) Do(ctx context.Context, run *Run) error {
+func (s *stage) Do(ctx context.Context, run *Run) error { return s.e.fitting(ctx, run, s) }
+
+func (s *stage) prepare(ctx context.Context, run *Run) error {
 	e := s.e
 	if err := e.makeStage(&run.Facts); err != nil {
 		return err
@@ -43,8 +45,12 @@ func (s *stage) Do(ctx context.Context, run *Run) error {
 	if err := e.checkExecutables(ctx, world, known); err != nil {
 		return err
 	}
+	provided, err := e.provided(ctx)
+	if err != nil {
+		return err
+	}
 	e.sel, err = fileset.Select(ctx, fileset.Input{
-		Root: e.Root, Recipe: e.next(), World: world, Stage: e.stage, Old: e.old,
+		Root: e.Root, Recipe: inJail(e.next()), Provided: provided, World: world, Stage: e.stage, Old: e.old,
 		ConfNew: e.Options.ConfNew, Known: known.identify, Shipped: known.shipped, Pristine: known.pristine,
 		Carry: e.carriedPrefixes(), KeepListen: e.listens, Wanted: e.wanted(world),
 	})
@@ -88,7 +94,7 @@ func (e *Env) finishStage(ctx context.Context, run *Run) error {
 	set := e.set
 	run.Facts.From, run.Facts.To = e.versions()
 	if set.Empty() {
-		return fail(ErrCurrent, "", "%s is what the sources offer: no file differs", e.Recipe.Name)
+		return fail(ErrCurrent, "", "%s: no file differs", e.current(e.Recipe.Name+" is what the sources offer"))
 	}
 	if err := e.checkELF(ctx); err != nil {
 		return err
@@ -293,7 +299,7 @@ func (e *Env) zone() string {
 // checkExecutables refuses to replace a program that is nobody's package: one
 // built from source or by another vendor may have what the package has not.
 func (e *Env) checkExecutables(ctx context.Context, world *fileset.World, known *known) error {
-	for _, x := range e.Recipe.Executables {
+	for _, x := range inJail(e.Recipe).Executables {
 		d, base, err := e.Root.OpenParent(x)
 		if errors.Is(err, os.ErrNotExist) {
 			continue

@@ -38,6 +38,10 @@ type JailStatus struct {
 	Healthy  bool              `json:"healthy"`
 	Problems []string          `json:"problems"`
 
+	// Outside is the program of a server that runs on the host and puts only its
+	// children into the jail; "" for one in the jail.
+	Outside string `json:"outside,omitempty"`
+
 	// Servers are all servers of the jail, that of Server included.
 	Servers []ServerStatus `json:"servers"`
 
@@ -76,6 +80,7 @@ func Status(ctx context.Context, e *Env, lockDir string) *JailStatus {
 	if err := CheckJail(e.Root, e.Recipe); err != nil {
 		s.problem(err)
 	}
+	s.outside(ctx, e)
 	s.look(ctx, e)
 	s.Healthy = s.State == Running && len(s.Problems) == 0
 	return s
@@ -150,6 +155,9 @@ func (s *JailStatus) look(ctx context.Context, e *Env) {
 	for _, u := range e.reversed() {
 		one := s.lookAt(ctx, u)
 		one.Version = s.Packages[u.recipe[before].Server()]
+		if u.facts.Outside != nil {
+			one.Version = s.Version
+		}
 		s.Servers = append(s.Servers, one)
 		if u.name() == e.Recipe.Name {
 			s.State, s.Master, s.Workers, s.Listens = one.State, one.Master, one.Workers, one.Listens

@@ -29,6 +29,8 @@ type ServerFacts struct {
 	Next []string `json:"next,omitempty"`
 	// Affected: nothing of it changes but libraries; it is only restarted.
 	Affected bool `json:"affected,omitempty"`
+	// Outside: it runs on the host.
+	Outside *Outside `json:"outside,omitempty"`
 }
 
 // side is before or after a run: where the series changes, a server's programs,
@@ -51,7 +53,11 @@ type unit struct {
 }
 
 func newUnit(e *Env, r *recipes.Recipe) *unit {
-	return &unit{e: e, recipe: [2]*recipes.Recipe{r, r}, facts: ServerFacts{Name: r.Name}}
+	u := &unit{e: e, recipe: [2]*recipes.Recipe{r, r}, facts: ServerFacts{Name: r.Name}}
+	if r.IsOnHost() {
+		u.facts.Outside = e.Outside
+	}
+	return u
 }
 
 // servers returns the units of the run in the order in which they start: what
@@ -112,6 +118,9 @@ func (u *unit) argv(s side) []string {
 	if s == after && len(u.facts.Next) > 0 {
 		return u.facts.Next
 	}
+	if u.facts.Outside != nil && len(u.facts.Argv) == 0 {
+		return u.facts.Outside.Argv
+	}
 	return u.facts.Argv
 }
 
@@ -128,6 +137,7 @@ func (u *unit) spec(s side) service.Spec {
 	if argv := u.argv(s); len(argv) > 0 {
 		spec.Start, spec.Exact = argv, true
 	}
+	spec, _ = u.onHost(spec)
 	return spec
 }
 
@@ -137,7 +147,8 @@ func (u *unit) controller(s side) service.Controller {
 		s = before
 	}
 	if u.control[s] == nil {
-		u.control[s] = service.NewProcess(u.e.Root, u.spec(s), service.ExtraExes(u.extraExes))
+		spec, where := u.onHost(u.spec(s))
+		u.control[s] = service.NewProcess(u.e.Root, spec, append(where, service.ExtraExes(u.extraExes))...)
 	}
 	return u.control[s]
 }
@@ -152,6 +163,7 @@ func (u *unit) find(ctx context.Context, s side) (service.Server, error) {
 func (u *unit) stop(ctx context.Context, s side, o service.StopOptions) (service.StopReport, error) {
 	u.finding.Lock()
 	defer u.finding.Unlock()
+	u.noteOutside()
 	return u.controller(s).Stop(ctx, o)
 }
 
@@ -166,6 +178,9 @@ func (u *unit) start(ctx context.Context, s side) error {
 // started with, else what the configuration says.
 func (u *unit) environment() []string {
 	r := u.recipe[before]
+	if o := u.facts.Outside; o != nil && len(u.facts.Env) == 0 {
+		return o.Env
+	}
 	if len(u.facts.Env) > 0 || r.Configuration.Environment == "" {
 		return u.facts.Env
 	}
@@ -198,7 +213,9 @@ func (u *unit) learn(ctx context.Context) (service.Server, error) {
 	u.control = [2]service.Controller{u.controller(before)} // it has chosen; the other one is made anew
 	if globs := u.recipe[before].Service.Environment; len(globs) > 0 {
 		env, err := service.Environ(*server.Master)
-		if err == nil {
+		if err == nil && u.facts.Outside != nil {
+			u.facts.Env = hostEnviron(env)
+		} else if err == nil {
 			u.facts.Env, err = service.KeepEnviron(env, globs...)
 		}
 		if err != nil {
@@ -212,7 +229,7 @@ func (u *unit) learn(ctx context.Context) (service.Server, error) {
 // a server that still runs one of them is the server.
 func (u *unit) extraExes() []service.Inode {
 	e := u.e
-	if e.stage == nil {
+	if e.stage == nil || u.facts.Outside != nil {
 		return nil
 	}
 	set, err := e.changes()
@@ -254,7 +271,7 @@ func (e *Env) among(list []string, p string) bool {
 // one was told stands in them as well.
 func (u *unit) configuration() (site, error) {
 	if u.conf == nil {
-		conf, err := readSite(u.e.Root, u.recipe[before], u.argv(before), u.environment())
+		conf, err := u.site(u.e.Root, before)
 		if err != nil {
 			return nil, err
 		}
@@ -295,10 +312,13 @@ func (u *unit) target(s side) (checks.Target, error) {
 		},
 		RootDev: dev, RootIno: ino, Files: e.Root, Parents: e.Root,
 	}
+	if err := u.lookOutside(&t); err != nil {
+		return checks.Target{}, err
+	}
 	conf.fill(&t)
 	if s == after && u.recipe[after] != u.recipe[before] {
 		// Its logs are where the moved configuration says.
-		if now, err := readSite(e.Root, u.recipe[after], u.argv(after), u.environment()); err == nil {
+		if now, err := u.site(e.Root, after); err == nil {
 			var moved checks.Target
 			now.fill(&moved)
 			t.ErrorLogs = moved.ErrorLogs
