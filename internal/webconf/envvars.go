@@ -31,6 +31,9 @@ func ReadEnvVars(files FS, name string) (map[string]string, error) {
 		exported: map[string]bool{},
 	}
 	for _, command := range splitCommands(string(data)) {
+		if len(sh.blocks) > maxDepth {
+			break // no environment is written like this
+		}
 		sh.run(command.words, command.chained)
 	}
 	env := map[string]string{}
