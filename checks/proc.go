@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -23,6 +24,21 @@ type proc struct {
 }
 
 func (p proc) key() string { return fmt.Sprintf("%d@%d", p.pid, p.start) }
+
+// began is when the process was started; a time long ago if that is not known.
+func (p proc) began() time.Time {
+	b, err := os.ReadFile("/proc/uptime")
+	if err != nil {
+		return time.Time{}
+	}
+	up, err := strconv.ParseFloat(strings.SplitN(string(b), " ", 2)[0], 64)
+	if err != nil {
+		return time.Time{}
+	}
+	// proc(5) counts in hundredths of a second, whatever the kernel does.
+	age := up - float64(p.start)/100
+	return time.Now().Add(-time.Duration(age * float64(time.Second)))
+}
 
 // pidOf takes the number out of a key, for messages.
 func pidOf(key string) string {

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/jailup/jailup/internal/event"
 	"github.com/jailup/jailup/internal/jail"
@@ -24,6 +25,9 @@ type processCheck struct {
 	missing  int             // workers that went before others came: crashes
 	respawns int             // times that workers had to be replaced
 }
+
+// infancy is how long a worker may take to become one, on a busy machine.
+const infancy = time.Second
 
 func (c *processCheck) Name() string { return c.target.name(KindProcess) }
 
@@ -63,11 +67,20 @@ func (c *processCheck) Run(ctx context.Context) Observation {
 	}
 	all, active := c.members(found)
 	uids := map[string]bool{}
+	settled := true
 	for _, p := range all {
-		if uid, ok := effectiveUID(p.pid); ok {
+		uid, ok := effectiveUID(p.pid)
+		if ok {
 			uids[uid] = true
 		}
-		if r := c.root(p); r == "other" || o.Values["worker_root"] == "" {
+		r := c.root(p)
+		if uid == "0" && !c.target.Workers.MayBeRoot || r == "other" {
+			// A child has its master's user and root before it has its own.
+			young := time.Since(p.began()) < infancy
+			o.Pending = young && settled
+			settled = settled && young
+		}
+		if r == "other" || o.Values["worker_root"] == "" {
 			o.Values["worker_root"] = r
 		}
 	}

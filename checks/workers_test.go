@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -129,10 +130,28 @@ func TestRootsOfWorkers(t *testing.T) {
 			require.Equal(t, c.want, o.Values["worker_root"])
 			_, known := o.Values["root"]
 			require.False(t, known, "the master is outside, as it should")
+			require.True(t, o.Pending, "it runs as root, and may still become one")
 			v, detail := judge(nil, o)
 			require.Equal(t, c.want == "other", v == Unhealthy && detail == "its root is not the jail", detail)
 		})
 	}
+}
+
+// What is wrong with a worker that has just begun may pass; what stays is wrong.
+func TestWorkersGrowUp(t *testing.T) {
+	t.Parallel()
+	dev, ino := rootOf(t)
+	target := Target{Server: crowd(t, "worker"), RootDev: dev, RootIno: ino + 1}
+	check := &processCheck{target: target}
+	lab.Eventually(t, 10e9, "the worker is grown up", func() bool {
+		o := runOnce(t, check)
+		return o.Values["worker_root"] == "other" && !o.Pending
+	})
+	f, _ := target.Server(t.Context())
+	p, ok := readProc(f.All[1])
+	require.True(t, ok)
+	require.GreaterOrEqual(t, time.Since(p.began()), infancy)
+	require.Less(t, time.Since(p.began()), time.Minute)
 }
 
 func TestSocketOfAnyAddress(t *testing.T) {
