@@ -28,9 +28,11 @@ type drain struct {
 	spared   map[key]bool
 	sessions map[int]bool // led by a member
 	foreign  map[int]bool // sessions led by a process of another server
+	ports    map[int]bool // that the master listened on; see hangUp
 	held     bool         // the master was stopped by SIGSTOP
 	like     Spec         // the server as it runs: with its own command line
 	groups   map[int]int  // process group led by a member, and a pidfd of that
+	passes   int
 	begun    time.Time
 	report   StopReport
 	entries  map[entry]int // index in report.Signals
@@ -196,6 +198,9 @@ func (d *drain) open(m *member, w want) {
 		return
 	}
 	m.fd = fd
+	if d.ports == nil && d.c.spec.QuitOnce && m.proc.key() == d.master {
+		d.ports = d.c.ports(m.proc.PID, fd)
+	}
 	if pid := m.proc.PID; m.proc.PGID == pid {
 		if _, ok := d.groups[pid]; !ok {
 			if dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3); err == nil {

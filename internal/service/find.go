@@ -2,13 +2,10 @@ package service
 
 import (
 	"fmt"
-	"path"
 	"slices"
 	"sort"
 	"strconv"
 	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 // A family is one server: a master and the processes from the server's
@@ -337,41 +334,6 @@ func (c *ProcessController) belongs(s, chosen *family, bystanders []*family) boo
 	// Nothing of it hints at any master: it is the leftover of a dead one. If our
 	// server runs, it is not known whose, and left alone.
 	return chosen == nil
-}
-
-// shareSockets tells whether two processes have a socket in common, beside
-// their standard streams: a listening one is handed from father to son.
-func (c *ProcessController) shareSockets(a, b *proc) bool {
-	have := c.sockets(a.PID)
-	for s := range c.sockets(b.PID) {
-		if have[s] {
-			return true
-		}
-	}
-	return false
-}
-
-func (c *ProcessController) sockets(pid int) map[string]bool {
-	set := map[string]bool{}
-	dir := path.Join(c.procRoot, strconv.Itoa(pid), "fd")
-	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return set
-	}
-	f := newDir(fd, dir)
-	defer f.Close()
-	names, _ := f.Readdirnames(4096)
-	buf := make([]byte, 64)
-	for _, n := range names {
-		if i, err := strconv.Atoi(n); err != nil || i <= 2 {
-			continue
-		}
-		m, err := unix.Readlinkat(fd, n, buf)
-		if err == nil && strings.HasPrefix(string(buf[:m]), "socket:[") {
-			set[string(buf[:m])] = true
-		}
-	}
-	return set
 }
 
 // others are the members but the master, and all that descends from one of them,

@@ -112,7 +112,10 @@ func TestApacheOutsideItsJail(t *testing.T) {
 			require.Equal(t, s.Master.PID, fresh.Master.PID)
 			require.NotEmpty(t, fresh.Others)
 			require.Equal(t, o.argv, ArgvOf(*fresh.Master, o.spec))
-			require.Equal(t, 33, fresh.Others[len(fresh.Others)-1].UID)
+			lab.Eventually(t, 10*time.Second, "its children have given up root's rights", func() bool {
+				now, err := c.Find(ctx)
+				return err == nil && len(now.Others) > 0 && now.Others[len(now.Others)-1].UID == 33
+			})
 
 			found, err = Chrooted(o.root, "apache2", "httpd")
 			require.NoError(t, err)
@@ -224,4 +227,41 @@ func TestStartOutsideThatFailsEndsOnlyItsOwn(t *testing.T) {
 	_, err = o.controller(t).Start(ctxOf(t), StartOptions{Argv: []string{o.Host + "/none"}})
 	require.ErrorContains(t, err, "no such file")
 	require.True(t, answers(plain))
+}
+
+// Without ChrootDir in the configuration it would serve the host.
+func TestStartOutsideThatDoesNotReachTheJailIsUndone(t *testing.T) {
+	t.Parallel()
+	o := outerJail(t)
+	plain, _ := o.another(t, "plain", "")
+	require.NoError(t, os.WriteFile(filepath.Join(o.Host, "etc/apache2/conf-enabled/chroot.conf"), nil, 0o644))
+	_, err := o.controller(t).Start(ctxOf(t), StartOptions{Env: o.env, Settle: 2 * time.Second})
+	require.ErrorContains(t, err, "no process in the jail")
+	require.False(t, answers(o.Port))
+	require.True(t, answers(plain))
+}
+
+func TestApacheThatIsStartedDuringAStopSurvives(t *testing.T) {
+	t.Parallel()
+	o := outerJail(t, lab.Extensions("opcache"))
+	writeSlow(t, o.Jail)
+	o.Start(t)
+	answer := slowPage(t, o.Jail)
+	done := make(chan StopReport, 1)
+	go func() {
+		r, err := o.controller(t).Stop(ctxOf(t), StopOptions{})
+		if err == nil {
+			done <- r
+		}
+		close(done)
+	}()
+	plain, _ := o.another(t, "plain", "")
+	require.Empty(t, done, "the stop is under way")
+	r, ok := <-done
+	require.True(t, ok)
+	require.Equal(t, Graceful, r.Level)
+	require.Equal(t, "whole", <-answer)
+	require.True(t, answers(plain))
+	require.False(t, answers(o.Port))
+	require.Empty(t, o.Processes())
 }

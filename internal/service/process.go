@@ -237,5 +237,3 @@ func (c *ProcessController) hold(p Process, core bool, w want) (int, error) {
 }
 
 var errChanged = errors.New("it runs another program now")
-
-func newDir(fd int, name string) *os.File { return os.NewFile(uintptr(fd), name) }

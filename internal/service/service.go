@@ -50,8 +50,10 @@ type Spec struct {
 	// QuitOnce says that a second Quit would make the graceful stop an abrupt one
 	// (Apache ends all connections on a second SIGWINCH). Such a server gets its
 	// Quit once, and not in the first second of its life unless it is seen to catch
-	// it: it may be lost. When the last of its children has gone, Term tells the
-	// master to look no longer whether that is so (Apache does once a second).
+	// it: it may be lost. Connections on which only the client could
+	// still say something are then shut down for reading, and when the last of its
+	// children has gone, Term tells the master to look no longer whether that is so
+	// (Apache does once a second).
 	QuitOnce bool
 	// QuitChildren says that Quit is to go to the children, each of which ends its
 	// requests first, and to the master when they are gone. Meanwhile the master is

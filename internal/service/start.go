@@ -179,7 +179,7 @@ func (w *watch) until(ctx context.Context, settle time.Duration) (Server, error)
 	for pause := look1; ; pause = min(pause*3/2, lookMax) {
 		select {
 		case <-w.ended:
-			return w.judge(ctx)
+			return w.judge(ctx, settle)
 		case <-ctx.Done():
 			return w.giveUp(ctx)
 		case <-time.After(pause):
@@ -192,13 +192,13 @@ func (w *watch) until(ctx context.Context, settle time.Duration) (Server, error)
 		if p == nil || !p.core {
 			continue // it ends just now, or runs something else as yet
 		}
-		if !hasChild(t, p) {
+		if !w.hasChild(t, p) {
 			parent = time.Time{}
 		} else if parent.IsZero() {
 			parent = time.Now()
 		}
 		_, master, _ := title(p.args, w.spec.Name)
-		if master || !parent.IsZero() && time.Since(parent) >= childTime || time.Since(w.begun) >= settle {
+		if master || !parent.IsZero() && time.Since(parent) >= childTime || time.Since(w.begun) >= settle && !w.c.outside {
 			w.c.chosen = p.key()
 			s, _, err := w.c.find(ctx, w.spec)
 			if err == nil && s.Master != nil && s.Master.PID == p.PID {
@@ -209,9 +209,11 @@ func (w *watch) until(ctx context.Context, settle time.Duration) (Server, error)
 	}
 }
 
-func hasChild(t *table, p *proc) bool {
+// hasChild tells whether p has children from the server's executable, where they
+// belong.
+func (w *watch) hasChild(t *table, p *proc) bool {
 	for _, q := range t.byPID {
-		if q.PPID == p.PID && q.core {
+		if q.PPID == p.PID && q.core && (q.inJail || !w.c.outside) {
 			return true
 		}
 	}
@@ -219,30 +221,43 @@ func hasChild(t *table, p *proc) bool {
 }
 
 // judge looks for the daemon that an ended start command left.
-func (w *watch) judge(ctx context.Context) (Server, error) {
+func (w *watch) judge(ctx context.Context, settle time.Duration) (Server, error) {
 	e := &StartError{Name: w.spec.Name, Argv: w.argv, Status: w.cmd.ProcessState.String()}
 	if w.err != nil {
 		e.Output = lastLines(w.c.output)
 		e.Left = w.left()
 		return Server{}, e
 	}
-	for limit := time.Now().Add(daemonTime); ; time.Sleep(look1) {
-		w.recognise()
-		s, _, err := w.c.find(ctx, w.spec)
-		if err == nil && s.Master != nil {
-			return s, nil
+	for ended := time.Now(); ; time.Sleep(look1) {
+		limit := daemonTime
+		runs, inside := w.reached()
+		if runs {
+			limit = settle
+		}
+		var err error
+		if inside || !w.c.outside {
+			var s Server
+			s, _, err = w.c.find(ctx, w.spec)
+			if err == nil && s.Master != nil {
+				return s, nil
+			}
 		}
 		if ctx.Err() != nil {
 			return w.giveUp(ctx)
 		}
-		if time.Now().After(limit) {
-			if err != nil {
-				return Server{}, fmt.Errorf("cannot start %s: %w", w.spec.Name, err)
-			}
-			e.Status = "it ended well, but left no process running"
-			e.Output = lastLines(w.c.output)
-			return Server{}, e
+		if time.Since(ended) < limit {
+			continue
 		}
+		if err != nil {
+			return Server{}, fmt.Errorf("cannot start %s: %w", w.spec.Name, err)
+		}
+		e.Status = "it ended well, but left no process running"
+		e.Output = lastLines(w.c.output)
+		if runs {
+			e.Status = "it runs, but has no process in the jail"
+			w.end(ctx, e)
+		}
+		return Server{}, e
 	}
 }
 
@@ -260,22 +275,22 @@ func (w *watch) mine(p *proc) bool {
 	return err == nil && slices.Equal(p.args, w.argv) && slices.Equal(env, w.env)
 }
 
-// recognise remembers the master that came of this start, which nothing else
-// tells from other servers of the host before it has children in the jail.
-func (w *watch) recognise() {
+// reached looks where what came of this start is, if its master belongs outside:
+// whether it runs, and whether it has processes in the jail by now.
+func (w *watch) reached() (runs, inside bool) {
 	if !w.c.outside {
-		return
+		return false, false
 	}
 	t, _, err := w.c.see()
 	if err != nil {
-		return
+		return false, false
 	}
-	for _, pid := range t.pids() {
-		if p := t.byPID[pid]; p.onHost && w.mine(p) && top(t, p) == p && pid != w.cmd.Process.Pid {
-			w.c.chosen = p.key()
-			return
+	for _, p := range t.byPID {
+		if w.mine(p) {
+			runs, inside = true, inside || p.inJail
 		}
 	}
+	return runs, inside
 }
 
 // left are the processes that the start left behind.
@@ -299,6 +314,12 @@ func (w *watch) giveUp(ctx context.Context) (Server, error) {
 		Name: w.spec.Name, Argv: w.argv, Output: lastLines(w.c.output), cause: ctx.Err(),
 		Status: fmt.Sprintf("its start was given up after %s: %v", roundDuration(time.Since(w.begun)), context.Cause(ctx)),
 	}
+	w.end(ctx, e)
+	return Server{}, e
+}
+
+// end ends all that came of a start that has failed.
+func (w *watch) end(ctx context.Context, e *StartError) {
 	d := newDrain(w.c, Server{})
 	defer d.close()
 	for k := range w.before {
@@ -318,7 +339,6 @@ func (w *watch) giveUp(ctx context.Context) (Server, error) {
 		e.Left = slices.Clone(report.Left)
 		e.Status += ", and cannot be ended: " + clean(err.Error(), 200)
 	}
-	return Server{}, e
 }
 
 func (w *watch) isEnded() bool {

@@ -163,6 +163,10 @@ func hurry() func() {
 func (d *drain) send(ph phase, t *table, alive []*member, now time.Time) error {
 	d.report.Level = max(d.report.Level, ph.level)
 	s := d.situation(ph, alive)
+	d.passes++
+	if ph.level == Graceful && d.c.spec.QuitOnce && d.passes%hangUpEvery == 0 {
+		d.hangUp(alive, s)
+	}
 	if s.hold {
 		_ = unix.PidfdSendSignal(s.master.fd, unix.SIGSTOP, nil, 0)
 		d.held = true
