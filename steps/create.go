@@ -264,7 +264,7 @@ func (b *builder) test(ctx context.Context) error {
 		if len(test) == 0 {
 			continue
 		}
-		res, err := b.root.Run(ctx, jail.Box{Argv: test, Env: u.environment()})
+		res, err := b.root.Run(ctx, jail.Box{Argv: u.loudly(test), Env: u.environment()})
 		if err != nil {
 			return &Error{Err: fmt.Errorf("cannot test the new jail: %w", err), Hint: "to go without the test: --rehearse=false"}
 		}

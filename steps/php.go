@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jailup/jailup/checks"
@@ -50,7 +51,7 @@ func (e *Env) runtime(ctx context.Context, part *recipes.Recipe) (checks.Runtime
 		return checks.Runtime{}, fmt.Errorf("there is no %s in the jail to ask: %w", part.PHP.Modules[0], errors.ErrUnsupported)
 	}
 	var r checks.Runtime
-	res, err := e.Root.Run(ctx, jail.Box{Argv: part.PHP.Modules, Env: part.PHP.Env})
+	res, err := e.Root.Run(ctx, jail.Box{Argv: loud(part.PHP.Modules), Env: part.PHP.Env})
 	switch {
 	case errors.Is(err, jail.ErrNoSandbox):
 		return r, fmt.Errorf("%w: %w", err, errors.ErrUnsupported)
@@ -69,6 +70,11 @@ func (e *Env) runtime(ctx context.Context, part *recipes.Recipe) (checks.Runtime
 	}
 	r.Version = phpVersion(res.Output)
 	return r, nil
+}
+
+// loud is a command of PHP that says all it has to say on its error output.
+func loud(argv []string) []string {
+	return slices.Concat(argv[:1], phpconf.Loud(), argv[1:])
 }
 
 // phpVersion reads the line "PHP 8.2.36 (fpm-fcgi) (built: ...)".
@@ -139,7 +145,15 @@ func (e *Env) removedDirectives(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("cannot read the settings of PHP: %w", err)
 		}
-		for _, d := range phpconf.Removed(ini, now, then) {
+		gone := phpconf.Removed(ini, now, then)
+		if u := e.unit(next.Name); u != nil {
+			if conf, err := readSite(view, next, u.argv(after), nil); err == nil {
+				if fpm, ok := conf.(fpmSite); ok {
+					gone = append(gone, phpconf.RemovedFPM(fpm.FPM, now, then)...)
+				}
+			}
+		}
+		for _, d := range gone {
 			e.note(event.Warning, fmt.Sprintf("PHP %s no longer knows %s, which is set in %s line %d", next.Edition().Series, event.Clean(d.Name, 80), event.Clean(d.File, 200), d.Line), "")
 		}
 	}

@@ -145,8 +145,14 @@ func (e *Env) baselineNow(ctx context.Context, run *Run) error {
 		if !server.Running() {
 			down = append(down, u.name())
 		}
-		if _, err := u.configuration(); err != nil {
+		conf, err := u.configuration()
+		if err != nil {
 			e.note(event.Warning, fmt.Sprintf("cannot read the configuration of %s: %v", u.name(), err), "")
+		}
+		if a, ok := conf.(apacheSite); ok {
+			for _, w := range a.Warnings() {
+				e.note(event.Info, "the configuration of "+u.name()+": "+event.Clean(w, 300), "")
+			}
 		}
 	}
 	e.saveServers(&run.Facts)

@@ -45,13 +45,13 @@ func (s *rehearse) Do(ctx context.Context, run *Run) error {
 // rehearse tests the configuration of one server.
 func (u *unit) rehearse(ctx context.Context, verb string) error {
 	e := u.e
-	test, was := u.testArgv(after), u.testArgv(before)
-	res, err := e.Root.Run(ctx, jail.Box{Argv: test, Env: u.environment(), Stage: e.stage.Dir(), Changes: boxChanges(e.set)})
+	test := u.testArgv(after)
+	res, err := e.Root.Run(ctx, jail.Box{Argv: u.loudly(test), Env: u.environment(), Stage: e.stage.Dir(), Changes: boxChanges(e.set)})
 	if err != nil {
 		return &Error{Err: fmt.Errorf("cannot rehearse %s: %w", u.name(), err), Hint: "to go without the rehearsal: --rehearse=false"}
 	}
 	fails := u.failures(res)
-	old, err := e.Root.Run(ctx, jail.Box{Argv: was, Env: u.environment()})
+	old, err := e.Root.Run(ctx, jail.Box{Argv: u.loudly(u.testArgv(before)), Env: u.environment()})
 	if err != nil {
 		return fmt.Errorf("cannot rehearse %s: %w", u.name(), err)
 	}
@@ -89,6 +89,14 @@ func (u *unit) rehearse(ctx context.Context, verb string) error {
 	return fail(nil, "mend the configuration, or look at "+e.file(name),
 		"cannot go on with the %s: the %s to come does not pass %s on this jail's configuration (%s): %s",
 		verb, u.name(), strings.Join(test, " "), what, strings.Join(lines, "; "))
+}
+
+// loudly is a test that keeps nothing back, whatever the configuration says of logs.
+func (u *unit) loudly(test []string) []string {
+	if u.recipe[before].Configuration.Reader == "php-fpm" {
+		return loud(test)
+	}
+	return test
 }
 
 // failures are the lines for which a test counts as failed. Some programs end

@@ -36,7 +36,7 @@ func readSite(files confFiles, r *recipes.Recipe, argv, env []string) (site, err
 	main := mainConf(r, argv)
 	switch r.Configuration.Reader {
 	case "nginx":
-		n, err := webconf.ReadNginx(files, main, filepath.Dir(main))
+		n, err := webconf.ReadNginx(files, main, prefixOf(r, argv))
 		if err != nil {
 			return nil, err
 		}
@@ -67,6 +67,20 @@ func mainConf(r *recipes.Recipe, argv []string) string {
 		}
 	}
 	return c.Main
+}
+
+// prefixOf is the directory in which nginx looks for what is named by a relative
+// path; "" where neither the command line nor the recipe tells.
+func prefixOf(r *recipes.Recipe, argv []string) string {
+	if p := optionOf(argv, "-p"); filepath.IsAbs(p) {
+		return p
+	}
+	for _, o := range r.Service.Options {
+		if o.Name == "-p" {
+			return o.Default
+		}
+	}
+	return ""
 }
 
 // optionOf returns the last value of an option: "-f x", "--long=x".
