@@ -90,6 +90,8 @@ func TestSeriesOfAnUntouchedJail(t *testing.T) {
 	h.whole(langDebs("1", nil)...)
 	require.Equal(t, "-> ../mods-available/lang1.load", h.has("/etc/web/mods-enabled/lang1.load"))
 	h.series("1", "2", nil)
+	require.Equal(t, "/usr/sbin/lang1", h.set.Ops[0].Path, "the old program goes out first")
+	require.Equal(t, "/usr/sbin/lang2", h.set.Ops[len(h.set.Ops)-1].Path, "the new one comes in last")
 	h.holds(map[string]string{
 		"/usr/sbin/lang2": program("2"), "/etc/lang/2/lang.ini": "; lang.ini of 2\n", "/etc/lang/2/fpm.conf": "include=/etc/lang/2/pool.d/*.conf\n",
 		"/etc/lang/2/conf.d/20-gd.ini": "-> /etc/lang/2/mods/gd.ini", "/etc/lang/2/conf.d/30-mail.ini": "-> /etc/lang/2/mods/mail.ini",

@@ -19,7 +19,8 @@ type KeptFor struct{ Path, By string }
 // KeepNeeded computes the changeset, and takes back the removals of libraries that
 // something in the jail still needs: what an administrator has built himself keeps
 // what it is linked to, and what that needs. The manifest goes on naming these
-// libraries, so that a later run removes them when nobody needs them any more.
+// libraries, so that a later run removes them when nobody needs them any more. Of
+// a series that goes the executables go out first.
 //
 // view shows the jail as it will be with a changeset, and as it is with nil;
 // programs lists the programs and libraries that are there then. What cannot be
@@ -30,8 +31,12 @@ func (s *Selection) KeepNeeded(ctx context.Context, root *jail.Root, view func(*
 	before := elfdeps.New(view(nil))
 	for {
 		set, err := changeset.Compute(root, s.Input)
-		if err != nil || !slices.ContainsFunc(s.Input.Remove, mayBeLibrary) {
-			return set, kept, err
+		if err != nil {
+			return nil, nil, err
+		}
+		set.TakeFirst(s.exes...)
+		if !slices.ContainsFunc(s.Input.Remove, mayBeLibrary) {
+			return set, kept, nil
 		}
 		files, err := programs(ctx, set)
 		if err != nil {

@@ -29,7 +29,7 @@ func (s *selector) within(ctx context.Context, res *elfdeps.Resolver, roots []st
 	for _, p := range all.Paths {
 		has := s.in.Provided(path.Base(p)) || s.in.Provided(all.Objects[p].SONAME)
 		p = Canonical(p)
-		if n := s.in.World.nodes[p]; n != nil && (s.present(n) || !has) {
+		if n := s.in.World.nodes[p]; n != nil && !has {
 			needed[p] = true
 		}
 	}

@@ -69,6 +69,7 @@ type Selection struct {
 
 	gone map[string]manifest.File // what Input.Remove names, by path
 	was  map[string]string        // versions of the packages that the jail held files of
+	exes []string                 // executables, by path, that others take the place of under other names
 }
 
 // earlyLibs are the C library's set, which must never be mixed.

@@ -227,6 +227,11 @@ func (s *selector) read(p string) (*changeset.State, error) {
 }
 
 func (s *selector) finish() {
+	for _, e := range s.in.Recipe.Executables {
+		if old, ok := s.oldName(Canonical(e)); ok {
+			s.out.exes = append(s.out.exes, s.layout.Existing(old)...)
+		}
+	}
 	for _, w := range s.wants {
 		s.out.Input.Wants = append(s.out.Input.Wants, w)
 	}

@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"testing"
@@ -48,6 +49,46 @@ func TestSaveAndLoad(t *testing.T) {
 	require.NoError(t, err)
 	require.Nil(t, none)
 	require.ErrorIs(t, Remove(filepath.Join(dir, "none")), os.ErrNotExist)
+}
+
+// Parts, modules and series are kept; manifests of before, which have none of
+// them, are read all the same.
+func TestPartsAndSeries(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	m := &Manifest{Server: "nginx", Servers: []string{"php-fpm", "nginx"}, Modules: []string{"php8.2-gd"}, Editions: map[string]Edition{"php-fpm": {Series: "8.2", API: "20220829"}}}
+	require.NoError(t, m.Save(dir))
+	got, err := Load(dir)
+	require.NoError(t, err)
+	require.Equal(t, m, got)
+	old, err := Parse([]byte(`{"version":1,"server":"nginx","time":"2026-01-02T03:04:05Z","run":"r","whole":true,"packages":{"nginx":"1"},"target":"t","files":[{"path":"/x","mode":33188,"uid":0,"gid":0}]}`))
+	require.NoError(t, err)
+	require.Empty(t, old.Servers)
+	require.Empty(t, old.Editions["php-fpm"])
+	text, err := json.Marshal(old)
+	require.NoError(t, err)
+	require.NotContains(t, string(text), "servers")
+}
+
+func TestPristine(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		f         File
+		sum, link string
+		want      bool
+	}{
+		{File{SHA256: "a"}, "a", "", true},
+		{File{SHA256: "a"}, "b", "", false},
+		{File{SHA256: "a", Adapted: "b"}, "b", "", true},
+		{File{SHA256: "a", Adapted: "b"}, "a", "", true},
+		{File{SHA256: "a", Adapted: "b"}, "c", "", false},
+		{File{SHA256: "a"}, "", "a", false},
+		{File{Link: "x"}, "", "x", true},
+		{File{Link: "x"}, "", "y", false},
+		{File{SHA256: "a"}, "", "", false},
+	} {
+		require.Equal(t, c.want, c.f.Pristine(c.sum, c.link), "%+v", c)
+	}
 }
 
 func TestParseRefuses(t *testing.T) {
