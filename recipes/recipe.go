@@ -62,6 +62,8 @@ type Recipe struct {
 	// State are globs over paths that the running server writes.
 	State  []string `yaml:"state,omitempty"`
 	Create Create   `yaml:"create,omitempty"`
+	// Outside is for jails whose server runs outside of them.
+	Outside Outside `yaml:"outside,omitempty"`
 
 	file    string
 	parts   []*Recipe // see Join
@@ -164,6 +166,21 @@ type Service struct {
 	// Environment are globs over names of variables that the server is started
 	// with: those of the running server, else of Configuration.Environment.
 	Environment []string `yaml:"environment,omitempty"`
+}
+
+// Outside tells what a jail holds whose server runs on the host and puts only its
+// children into the jail, as Apache's ChrootDir does. See Recipe.OnHost.
+type Outside struct {
+	// Packages are those whose files such a jail may hold; the first is asked for
+	// in any case.
+	Packages []string `yaml:"packages,omitempty"`
+	// Owns are globs over package names whose files are the jail's.
+	Owns []string `yaml:"owns,omitempty"`
+	// Runtime are globs over package paths (usr-merged) of what the children load
+	// after their root has changed.
+	Runtime []string `yaml:"runtime,omitempty"`
+	// Program is the server's path on the host. OnHost sets it.
+	Program string `yaml:"program,omitempty"`
 }
 
 // Option is one of the command line. Two servers that differ in an Instance

@@ -54,7 +54,12 @@ func (r *Recipe) validate() error {
 			return fmt.Errorf("aliases: %q is no name", a)
 		}
 	}
-	for key, globs := range map[string][]string{"owns": r.Owns, "without": r.Without} {
+	for _, p := range r.Outside.Packages {
+		if !nameRE.MatchString(p) {
+			return fmt.Errorf("outside.packages: %q is no package name", p)
+		}
+	}
+	for key, globs := range map[string][]string{"owns": r.Owns, "without": r.Without, "outside.owns": r.Outside.Owns} {
 		for _, g := range globs {
 			if err := checkGlob(filled(g)); err != nil {
 				return fmt.Errorf("%s: %q: %w", key, g, err)
@@ -75,6 +80,7 @@ func (r *Recipe) validate() error {
 		{"configuration.main", given(r.Configuration.Main)}, {"configuration.environment", given(r.Configuration.Environment)},
 		{"configuration.test", first(r.Configuration.Test)}, {"version", first(r.Version)},
 		{"carry", r.Carry}, {"modules.files", given(r.Modules.Files)},
+		{"outside.runtime", r.Outside.Runtime}, {"outside.program", given(r.Outside.Program)},
 		{"php.ini", given(r.PHP.INI)}, {"php.scan", given(r.PHP.Scan)}, {"php.extensions", given(r.PHP.Extensions)},
 		{"php.modules", first(r.PHP.Modules)}, {"php.info", first(r.PHP.Info)}, {"php.version", first(r.PHP.Version)},
 	} {

@@ -7,12 +7,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/jailup/jailup/internal/event"
 	"github.com/jailup/jailup/internal/ui"
+	"github.com/jailup/jailup/recipes"
 	"github.com/jailup/jailup/steps"
 )
 
@@ -112,6 +114,15 @@ func (s *session) guess() error {
 		}
 		all = append(all, r.Executables...)
 	}
+	for _, r := range s.recipes.All() {
+		if err := s.findOutside(r); err != nil {
+			return err
+		}
+		if s.onHost != nil {
+			s.asked = s.recipe.Name
+			return nil
+		}
+	}
 	return steps.NoServer(s.root, all)
 }
 
@@ -138,4 +149,29 @@ func (s *session) needRoot() error {
 		return nil
 	}
 	return &steps.Error{Err: fmt.Errorf("cannot %s: only root can", s.verb), Hint: "use sudo"}
+}
+
+// findOutside looks for a server on the host that puts its children into the jail,
+// and that is the one asked for, or what that goes along with.
+func (s *session) findOutside(r *recipes.Recipe) error {
+	if s.root == nil || s.verb == "create" || r.IsOnHost() || steps.Main(s.recipes, r, s.root) != r {
+		return nil
+	}
+	state := ""
+	if s.id != "" {
+		state = s.stateDir()
+	}
+	main, o, err := steps.FindOutside(s.recipes, r, s.root, state)
+	if err != nil || o == nil {
+		return err
+	}
+	s.onHost = o
+	s.recipe = o.Compose(s.recipes, main, s.root, s.alone && main == r)
+	return nil
+}
+
+// needsServer tells whether the verb is of no use where it is not known how the
+// server runs. A recovery knows it by what the run has noted.
+func (s *session) needsServer() bool {
+	return slices.Contains([]string{"upgrade", "plan", "rollback", "start", "stop", "restart", "check", "status"}, s.verb)
 }

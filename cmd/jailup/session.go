@@ -50,6 +50,8 @@ type session struct {
 	recipe *recipes.Recipe
 	asked  string // the server of the command line, by its recipe's name
 	alone  bool   // the verb is for that server, and not for what goes along with it
+	// onHost is the server that runs outside of the jail, where there is one.
+	onHost *steps.Outside
 
 	run    string
 	ui     *ui.UI
@@ -201,7 +203,7 @@ func (s *session) server(name string) error {
 // compose finds what the jail has of the server and what goes along with it.
 func (s *session) compose() {
 	switch {
-	case s.recipe == nil || s.root == nil:
+	case s.recipe == nil || s.root == nil || s.recipe.IsOnHost():
 	case s.alone || s.verb == "check" && steps.Main(s.recipes, s.recipe, s.root) != s.recipe:
 		s.recipe = steps.Alone(s.recipe, s.root)
 	default:
@@ -214,7 +216,7 @@ func (s *session) mainName() string {
 	if s.recipe == nil {
 		return ""
 	}
-	if s.root == nil {
+	if s.root == nil || s.recipe.IsOnHost() {
 		return s.recipe.Name
 	}
 	return steps.Main(s.recipes, s.recipe, s.root).Name
@@ -265,6 +267,9 @@ func (s *session) openJail() (known bool, err error) {
 		if err := steps.CheckServer(s.recipe); err != nil {
 			return ok, err
 		}
+		if err := s.findOutside(s.recipe); err != nil && s.needsServer() {
+			return ok, err
+		}
 	}
 	s.compose()
 	return ok, nil
@@ -312,7 +317,7 @@ func (s *session) env() (*steps.Env, error) {
 	policy := checks.DefaultPolicy()
 	policy.Soak, policy.Deadline = s.set.Soak.D(), s.set.StartTimeout.D()
 	e := &steps.Env{
-		Run: s.run, JailID: s.id, Root: s.root, Recipe: s.recipe, StateDir: s.stateDir(),
+		Run: s.run, JailID: s.id, Root: s.root, Recipe: s.recipe, Outside: s.onHost, StateDir: s.stateDir(),
 		StoreDir: *s.set.Snapshots, Events: s.events, Recipes: s.recipes,
 		Options: steps.Options{
 			Named: s.asked, With: *s.set.With, Drop: *s.set.DropModule,
