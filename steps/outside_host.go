@@ -100,7 +100,8 @@ func namesIn(root *jail.Root) map[string]bool {
 // isShared tells whether a path is one in which ld.so looks for libraries.
 func isShared(canonical string) bool {
 	dir := path.Dir(canonical)
-	return strings.Contains(path.Base(canonical), ".so") && (path.Dir(dir) == "/usr/lib" || path.Dir(dir) == "/usr" && strings.HasPrefix(path.Base(dir), "lib"))
+	own := path.Dir(dir) == "/usr" && strings.HasPrefix(path.Base(dir), "lib") || path.Dir(dir) == "/usr/lib" && strings.Contains(path.Base(dir), "-linux-")
+	return own && strings.Contains(path.Base(canonical), ".so")
 }
 
 // owners calls found for each file of the host's dpkg database that is wanted, with
@@ -201,7 +202,7 @@ func (u *unit) hostVersion() string {
 // is newer there.
 func (e *Env) tellHost() {
 	u := e.outside()
-	if u == nil || e.told {
+	if u == nil || e.told || e.index == nil {
 		return
 	}
 	e.told = true
@@ -212,26 +213,58 @@ func (e *Env) tellHost() {
 			files = append(files, m.Path)
 		}
 	}
-	of, versions := ownersOf(hostInfo, files), hostVersions()
-	pkg := of[o.Exe]
-	if pkg == "" {
+	e.tellBundle()
+	of, installed := ownersOf(hostInfo, files), hostVersions()
+	if of[o.Exe] != "" {
+		// The package by whose name people know it depends on that of the program.
+		for _, name := range append([]string{u.name()}, u.recipe[before].Aliases...) {
+			if installed[name] != "" {
+				of[o.Exe+" "] = name
+			}
+		}
+	}
+	text, hint := hostText(o.Exe, of, installed, func(pkg string) string {
+		if offered := e.index.Versions(pkg); len(offered) > 0 {
+			return offered[0].Version
+		}
+		return ""
+	})
+	if text == "" {
 		e.note(event.Warning, fmt.Sprintf("%s of jail %s runs on the host, from %s, which is of no package there: whoever installed it upgrades it", u.name(), e.Root.Path(), event.Clean(o.Exe, 200)), "")
 		return
 	}
+	level := event.Info
+	if hint != "" {
+		level = event.Warning
+	}
+	e.note(level, text, hint)
+}
+
+// hostText says which packages of the host a server and its modules are of, and
+// which of them are offered in a newer version, with the command that takes them.
+// It is empty where the program is of none. of has the package of each file, and
+// under the program's name with a blank that by which the server is known.
+func hostText(exe string, of, installed map[string]string, offered func(pkg string) string) (text, hint string) {
+	pkg := of[exe]
+	if pkg == "" {
+		return "", ""
+	}
+	if of[exe+" "] != "" {
+		pkg = of[exe+" "]
+	}
 	var newer, names []string
-	for _, p := range slices.Compact(slices.Sorted(slices.Values(sortedValues(of)))) {
-		if offered := e.index.Versions(p); len(offered) > 0 && compareVersions(offered[0].Version, versions[p]) > 0 {
-			newer = append(newer, fmt.Sprintf("%s %s", p, offered[0].Version))
+	for _, p := range slices.Compact(sortedValues(of)) {
+		if v := offered(p); v != "" && compareVersions(v, installed[p]) > 0 {
+			newer = append(newer, p+" "+v)
 			names = append(names, p)
 		}
 	}
-	text := fmt.Sprintf("%s %s itself is the host's, and so are its modules", pkg, versions[pkg])
+	text = fmt.Sprintf("%s %s itself is the host's, and so are its modules: ", pkg, installed[pkg])
 	if len(newer) == 0 {
-		e.note(event.Info, text+"; the sources offer nothing newer of them", "")
-		return
+		return text + "the sources offer nothing newer of them", ""
 	}
-	e.note(event.Warning, text+": they are not upgraded here; the sources offer "+event.Clean(strings.Join(newer, ", "), 300),
-		"apt-get install --only-upgrade "+event.Clean(strings.Join(names, " "), 300))
+	return text + "they are not upgraded here; the sources offer " + event.Clean(strings.Join(newer, ", "), 300),
+		"apt-get install --only-upgrade " + event.Clean(strings.Join(names, " "), 300)
 }
 
 func sortedValues(m map[string]string) []string {
