@@ -79,13 +79,14 @@ func (l *logRules) isGrave(level string) bool { return slices.Contains(l.grave, 
 
 // rulesOf are the rules of a format.
 func rulesOf(f LogFormat) *logRules {
+	rules := nginxRules
 	switch f {
 	case LogApache:
-		return &apacheRules
+		rules = apacheRules
 	case LogFPM:
-		return &fpmRules
+		rules = fpmRules
 	}
-	return &nginxRules
+	return &rules
 }
 
 var nginxRules = logRules{

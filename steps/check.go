@@ -40,8 +40,12 @@ func Check(ctx context.Context, e *Env) (checks.Report, error) {
 
 func (e *Env) verdict(report checks.Report) error {
 	jail := " --jail " + e.Root.Path()
-	if report.Down {
-		return fail(ErrUnhealthy, "start it with: jailup start "+e.Recipe.Name+jail, "%s is down", e.Recipe.Name)
+	for _, u := range e.servers() {
+		// The report says of a server alone that it is down, and of one of several.
+		r, ok := report.Get(strings.TrimSpace(string(checks.KindProcess) + " " + u.part()))
+		if ok && r.Observation.Absent || !ok && report.Down && len(e.servers()) == 1 {
+			return fail(ErrUnhealthy, "start it with: jailup start "+u.name()+jail, "%s is down", u.name())
+		}
 	}
 	if report.Healthy() {
 		return nil
