@@ -2,7 +2,6 @@ package steps
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"path"
@@ -369,6 +368,3 @@ func (e *Env) heldVersions() map[string]string {
 	}
 	return held
 }
-
-// errNoModule says that a module to switch on is in no package.
-var errNoModule = errors.New("no package of the target holds it")

@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/jailup/jailup/checks"
-	"github.com/jailup/jailup/internal/changeset"
 	"github.com/jailup/jailup/internal/event"
 	"github.com/jailup/jailup/internal/jail"
 	"github.com/jailup/jailup/internal/phpconf"
@@ -207,13 +206,3 @@ func (e *Env) listens(canonical string) (value string, ok bool) {
 }
 
 func (e *Env) carry() [][2]string { return carryPairs(e.Recipe, e.next()) }
-
-// changed tells whether the set holds an operation on a path.
-func changed(set *changeset.Set, p string) bool {
-	for _, op := range set.Ops {
-		if op.Path == p && !op.Hold {
-			return true
-		}
-	}
-	return false
-}
