@@ -183,7 +183,7 @@ func (e *Env) late(o elfdeps.Object) bool {
 	// A hand may have put it elsewhere.
 	return slices.ContainsFunc(e.Recipe.Outside.Runtime, func(glob string) bool {
 		ok, err := path.Match(path.Base(glob), path.Base(canonical))
-		return err == nil && ok && path.Base(glob) != "**"
+		return err == nil && ok && !strings.HasPrefix(path.Base(glob), "*")
 	})
 }
 
@@ -234,13 +234,14 @@ func (f *fitter) version(o elfdeps.Object, lib, version string, got elfdeps.Obje
 		return
 	}
 	family, _, _ := strings.Cut(version, "_")
+	most := ""
 	for _, v := range got.VersionsDefined {
-		if strings.HasPrefix(v, family+"_") && !strings.HasSuffix(v, "PRIVATE") && (m.has == "" || compareVersions(v, m.has) > 0) {
-			m.has = v
+		if n, ok := strings.CutPrefix(v, family+"_"); ok && n != "PRIVATE" && (most == "" || compareVersions(n, most) > 0) {
+			most = n
 		}
 	}
-	if m.has != "" {
-		m.has += " at most"
+	if most != "" {
+		m.has = family + "_" + most + " at most"
 	}
 	f.found = append(f.found, m)
 }
