@@ -102,6 +102,57 @@ func TestApacheEndsItsRequestsFirst(t *testing.T) {
 	require.Empty(t, j.Processes())
 }
 
+// An upload is no idle client.
+func TestApacheTakesUploadsToTheirEnd(t *testing.T) {
+	t.Parallel()
+	j, c := apacheJail(t, "mod_php")
+	const size, parts = 1000, 8
+	page := "<?php echo 'got ', strlen(file_get_contents('php://input')), ' bytes';"
+	require.NoError(t, os.WriteFile(filepath.Join(j.Dir, "srv/www/upload.php"), []byte(page), 0o644))
+	j.Start(t)
+	conn, err := net.Dial("tcp", "127.0.0.1:"+strconv.Itoa(j.Port))
+	require.NoError(t, err)
+	defer conn.Close()
+	_, err = fmt.Fprintf(conn, "POST /upload.php HTTP/1.0\r\nContent-Length: %d\r\n\r\n", size*parts)
+	require.NoError(t, err)
+	answer := make(chan string, 1)
+	go func() {
+		for range parts {
+			time.Sleep(150 * time.Millisecond)
+			_, _ = conn.Write(make([]byte, size))
+		}
+		b, _ := io.ReadAll(conn)
+		answer <- string(b)
+	}()
+	lab.Eventually(t, 5*time.Second, "the upload has begun", func() bool {
+		s, err := c.Find(ctxOf(t))
+		return err == nil && len(s.Others) > 0 && hasConnection(c, s, j.Port)
+	})
+	r, err := c.Stop(ctxOf(t), StopOptions{})
+	require.NoError(t, err)
+	require.Equal(t, Graceful, r.Level)
+	require.Contains(t, <-answer, "got 8000 bytes")
+}
+
+// hasConnection tells whether a process of the server serves one on that port.
+func hasConnection(c *ProcessController, s Server, port int) bool {
+	found := false
+	for _, p := range s.Others {
+		fd, err := unix.PidfdOpen(p.PID, 0)
+		if err != nil {
+			continue
+		}
+		for sock := range c.sockets(p.PID) {
+			inspect(fd, sock, func(dup int) {
+				info, err := unix.GetsockoptTCPInfo(dup, unix.IPPROTO_TCP, unix.TCP_INFO)
+				found = found || err == nil && info.State == tcpEstablished && localPort(dup) == port
+			})
+		}
+		unix.Close(fd)
+	}
+	return found
+}
+
 // A client that keeps its connection and says nothing more is not waited for.
 func TestApacheDoesNotWaitForIdleClients(t *testing.T) {
 	t.Parallel()

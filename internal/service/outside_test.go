@@ -203,7 +203,14 @@ func TestApacheOutsideWithoutChildren(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, None, r.Level)
 	require.True(t, alive(master))
+	plain, _ := o.another(t, "plain", "")
 	hinted := o.spec
+	hinted.PIDFiles = []string{filepath.Join(o.Host, "plain.pid")}
+	lax := hinted
+	lax.Exact, lax.Flags = false, nil
+	s, err = NewProcess(o.root, lax, Outside(), logTo(t)).Find(ctx)
+	require.NoError(t, err)
+	require.False(t, s.Running(), "it has children, and they are elsewhere")
 	hinted.PIDFiles = []string{filepath.Join(o.Host, "var/run/apache2/apache2.pid")}
 	c := NewProcess(o.root, hinted, Outside(), logTo(t))
 	s, err = c.Find(ctx)
@@ -212,6 +219,7 @@ func TestApacheOutsideWithoutChildren(t *testing.T) {
 	_, err = c.Stop(ctx, StopOptions{})
 	require.NoError(t, err)
 	require.False(t, alive(master))
+	require.True(t, answers(plain))
 }
 
 func TestStartOutsideThatFailsEndsOnlyItsOwn(t *testing.T) {
@@ -235,16 +243,25 @@ func TestStartOutsideThatDoesNotReachTheJailIsUndone(t *testing.T) {
 	o := outerJail(t)
 	plain, _ := o.another(t, "plain", "")
 	require.NoError(t, os.WriteFile(filepath.Join(o.Host, "etc/apache2/conf-enabled/chroot.conf"), nil, 0o644))
-	_, err := o.controller(t).Start(ctxOf(t), StartOptions{Env: o.env, Settle: 2 * time.Second})
-	require.ErrorContains(t, err, "no process in the jail")
+	failed := make(chan error, 1)
+	go func() {
+		_, err := o.controller(t).Start(ctxOf(t), StartOptions{Env: o.env, Settle: 3 * time.Second})
+		failed <- err
+	}()
+	lab.Eventually(t, 10*time.Second, "it serves", func() bool { return answers(o.Port) })
+	late, _ := o.another(t, "late", "")
+	require.Empty(t, failed, "the start is under way")
+	require.ErrorContains(t, <-failed, "no process in the jail")
 	require.False(t, answers(o.Port))
 	require.True(t, answers(plain))
+	require.True(t, answers(late))
 }
 
 func TestApacheThatIsStartedDuringAStopSurvives(t *testing.T) {
 	t.Parallel()
 	o := outerJail(t, lab.Extensions("opcache"))
 	writeSlow(t, o.Jail)
+	o.spec.Flags = nil // nothing on the command line says that it is another
 	o.Start(t)
 	answer := slowPage(t, o.Jail)
 	done := make(chan StopReport, 1)
