@@ -22,7 +22,7 @@ func (s *resolve) Name() string { return "resolve" }
 
 func (s *resolve) Do(ctx context.Context, run *Run) error {
 	e := s.e
-	if slices.Contains(e.Options.Hold, e.Recipe.Server()) {
+	if !e.Recipe.IsOnHost() && slices.Contains(e.Options.Hold, e.Recipe.Server()) {
 		return fail(ErrSkipped, "take it out of hold: in the configuration", "%s is held", e.Recipe.Server())
 	}
 	if err := e.resolveTarget(ctx); err != nil {
