@@ -194,10 +194,15 @@ func printStatus(w io.Writer, st *steps.JailStatus) error {
 	switch {
 	case st.Version != "":
 		server += " " + st.Version
+	case st.Outside != "":
+		server += ", not of a package that this host knows"
 	case server != "":
 		server += ", version not known: jailup has not installed it"
 	}
 	add("server", server)
+	if st.Outside != "" {
+		add("program", st.Outside+", on the host; its children have the jail as their root (ChrootDir)")
+	}
 	state := stateWord(st)
 	if st.Master != 0 {
 		state += fmt.Sprintf(", master process %d, %d others", st.Master, len(st.Workers))
