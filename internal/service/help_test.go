@@ -103,10 +103,6 @@ func actorJail(t testing.TB) string {
 	dir := filepath.Join(lab.ShmDir(t), "jail")
 	data, err := os.ReadFile(bin)
 	require.NoError(t, err)
-	// A child that is forked while a program is open for writing keeps it open, and
-	// it cannot be run then.
-	syscall.ForkLock.RLock()
-	defer syscall.ForkLock.RUnlock()
 	for _, p := range []string{"usr/sbin/actor", "usr/bin/script"} {
 		require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, p)), 0o755))
 		lab.WriteProgram(t, filepath.Join(dir, p), data)
