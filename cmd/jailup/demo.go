@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,36 +17,41 @@ import (
 	"github.com/jailup/jailup/internal/jail"
 	"github.com/jailup/jailup/internal/sys"
 	"github.com/jailup/jailup/internal/ui"
+	"github.com/jailup/jailup/recipes"
 	"github.com/jailup/jailup/steps"
 )
 
-// demoServer is the recipe that the demo shows.
-const demoServer = "nginx"
-
 func (a *app) demoVerb() *cobra.Command {
 	var keep bool
+	var server string
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Show all of it on a jail of its own, in less than two minutes",
-		Long: `Show all of it on a jail of its own, in a temporary folder: an older nginx, under
+		Long: `Show all of it on a jail of its own, in a temporary folder: an older server, under
 load, is upgraded to the newest; an upgrade to a broken one goes back by itself;
 an upgrade that is killed is ended by its guardian. What is told is measured.
+
+The server is nginx. With --with php it makes pages in PHP: within Apache, or by
+PHP-FPM beside nginx; what follows php are modules of PHP.
 
 Nothing is left behind unless --keep is given, but the packages in the cache. The
 jail, its state and its snapshots lie in the demo's own folder, whatever
 --state-dir says; TMPDIR chooses where.`,
 		Example: `  jailup demo
+  jailup demo --with php,mysql,gd
+  jailup demo --server apache --with php
   jailup demo --keep`,
 		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if cmd.Flags().Changed("jail") {
 				return usageError("cannot show the demo in jail %s: it makes one of its own", event.Clean(a.jail, 200))
 			}
-			return a.demo(cmd.Context(), keep)
+			return a.demo(cmd.Context(), server, keep)
 		},
 	}
 	a.common(cmd, true)
-	a.settings(cmd.Flags(), "source", "apt-sources", "keyring", "suite")
+	a.settings(cmd.Flags(), "source", "apt-sources", "keyring", "suite", "with")
+	cmd.Flags().StringVar(&server, "server", "nginx", "the `server` that is shown: nginx or apache")
 	cmd.Flags().BoolVar(&keep, "keep", false, "leave the jail, and say how to go on with it")
 	return cmd
 }
@@ -57,19 +63,26 @@ type demo struct {
 	say   *narrator
 	began time.Time
 
+	main    *recipes.Recipe // the server that is shown
+	recipe  *recipes.Recipe // of the jail, its parts joined; before there is one, of what it shall be
+	asked   []string        // what is to come along, in the words of the command line
+	modules []string        // of these, what is no part of its own
+
 	dir, jail, conf, state, cache string
 	port                          int
-	url                           string
+	url                           string // of the page that the load asks for
 	page                          []byte // what the server answers
+	php                           phpSays
 	cast                          cast
-	repacked                      int // packages made so far
+	packed                        map[string]string // packages in a folder of the demo, by digest
+	repacked                      int               // packages made so far
 	killedAt                      time.Time
 	sabotaged                     string // the run that went back, for explain
 	result                        steps.Facts
 	downtime                      *int64
 }
 
-func (a *app) demo(ctx context.Context, keep bool) error {
+func (a *app) demo(ctx context.Context, server string, keep bool) error {
 	jailWas := a.jail
 	a.jail = ""
 	s, err := a.open("demo")
@@ -78,13 +91,13 @@ func (a *app) demo(ctx context.Context, keep bool) error {
 	}
 	a.jail = jailWas
 	s.path, s.named = "", nil
-	d := &demo{a: a, s: s, began: time.Now(), say: &narrator{events: s.events}}
+	d := &demo{a: a, s: s, began: time.Now(), say: &narrator{events: s.events}, packed: map[string]string{}}
 	if *s.set.Output != ui.JSON && !*s.set.Quiet {
 		d.say.out = a.stdout
 		_, tty := terminal(a.stdout)
 		d.say.bold = tty && !*s.set.NoColor && a.getenv("NO_COLOR") == "" && a.getenv("TERM") != "dumb"
 	}
-	if err := s.server(demoServer); err != nil {
+	if err := d.choose(server); err != nil {
 		return d.end(err)
 	}
 	if os.Geteuid() != 0 {
@@ -97,7 +110,7 @@ func (a *app) demo(ctx context.Context, keep bool) error {
 	d.conf, d.cache = filepath.Join(d.dir, "config.yaml"), *s.set.CacheDir
 	s.path = d.jail
 	s.set.StateDir = &d.state
-	s.events.RunStart(event.RunStart{Verb: "demo", Server: demoServer, Jail: d.jail, Version: version()})
+	s.events.RunStart(event.RunStart{Verb: "demo", Server: d.main.Name, Jail: d.jail, Version: version()})
 
 	bounded, cancel := s.bounded(ctx)
 	err = d.play(bounded)
@@ -105,13 +118,59 @@ func (a *app) demo(ctx context.Context, keep bool) error {
 	d.say.end()
 	if keep {
 		d.kept()
-	} else if cerr := d.cleanup(); cerr != nil {
-		err = errors.Join(err, cerr)
+	} else {
+		err = d.rehint(err)
+		if cerr := d.cleanup(); cerr != nil {
+			err = errors.Join(err, cerr)
+		}
 	}
 	if err == nil {
 		d.closing(keep)
 	}
 	return d.end(err)
+}
+
+// rehint replaces a hint to look at what will be gone.
+func (d *demo) rehint(err error) error {
+	if err == nil || !strings.Contains(steps.HintOf(err), d.dir) {
+		return err
+	}
+	return &steps.Error{Err: err, Hint: "to see what is left of it, show it again with --keep"}
+}
+
+// choose finds the server, and what is to come along with it. Whether there are
+// modules of these names only the sources can tell.
+func (d *demo) choose(server string) error {
+	// The jail is none of this host's: its recipes are those that are built in.
+	set, err := recipes.Load("")
+	if err != nil {
+		return err
+	}
+	d.s.recipes = set
+	var known []string
+	for _, r := range set.All() {
+		if _, ok := spoiled(r.Configuration.Reader); ok && r.HasProcesses() {
+			known = append(known, r.Name)
+		}
+	}
+	r, ok := set.Find(server)
+	if !ok || !slices.Contains(known, r.Name) {
+		return &steps.Error{Kind: steps.ErrUsage, Err: fmt.Errorf("cannot show the demo with server %s", event.Clean(server, 60)),
+			Hint: "there are: " + strings.Join(known, ", ") + "; PHP comes along by --with php"}
+	}
+	d.main, d.asked = r, slices.Clone(*d.s.set.With)
+	d.s.recipe, d.s.asked = r, r.Name
+	d.s.withParts()
+	d.recipe, d.modules = d.s.recipe, *d.s.set.With
+	return nil
+}
+
+// title is what the jail is of, for headings.
+func (d *demo) title() string {
+	if d.phpPart() != nil {
+		return d.main.Name + " with PHP"
+	}
+	return d.main.Name
 }
 
 // demoFolder makes a folder where programs may run and devices work.
@@ -149,7 +208,7 @@ func (d *demo) play(ctx context.Context) error {
 		title string
 		do    func(context.Context) error
 	}{
-		{"An older nginx", d.casting},
+		{"An older " + d.title(), d.casting},
 		{"A jail of its own", d.building},
 		{"The upgrade, under load", d.upgrading},
 		{"An upgrade to a broken version", d.sabotaging},
@@ -217,7 +276,11 @@ func (d *demo) kept() {
 			d.say.fact("go on:", "jailup %s", strings.Join(c, " "))
 		}
 	}
-	d.say.fact("remove:", "jailup stop %s %s && rm -r %s", demoServer, flags, d.dir)
+	stop := ""
+	for _, r := range slices.Backward(d.recipe.Servers()) {
+		stop += "jailup stop " + r.Name + " " + flags + " && "
+	}
+	d.say.fact("remove:", "%srm -r %s", stop, d.dir)
 }
 
 // end tells how the demo ended, and sets the exit status.

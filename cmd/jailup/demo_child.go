@@ -106,7 +106,12 @@ func (d *demo) unexpected(o outcome, want, verb string) error {
 	if why == "" {
 		why = "it said nothing more"
 	}
+	var kind error
+	if o.exit == exitUsage {
+		kind = steps.ErrUsage // what the user asked for is handed on as it is
+	}
 	return &steps.Error{
+		Kind: kind,
 		Err:  fmt.Errorf("jailup %s ended as %q with exit status %d, not as %s: %s", verb, o.done.Result, o.exit, want, why),
 		Hint: o.done.Hint,
 	}

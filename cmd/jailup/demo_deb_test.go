@@ -146,7 +146,7 @@ func TestRepackRealDeb(t *testing.T) {
 		before := openDeb(t, data)
 		version := before.Control().Version + "+demo1"
 		var buf bytes.Buffer
-		require.NoError(t, repackDeb(&buf, before, version, difference("text")))
+		require.NoError(t, repackDeb(&buf, before, version, difference("nginx", "text")))
 		after := openDeb(t, buf.Bytes())
 		c, err := pkgs.CompareVersions(before.Control().Version, after.Control().Version)
 		require.NoError(t, err)
@@ -156,7 +156,7 @@ func TestRepackRealDeb(t *testing.T) {
 		for p, m := range members(t, before) {
 			require.Equal(t, m, all[p], p)
 		}
-		require.Equal(t, "text\n", all[difference("").path].Data)
-		dpkgReads(t, buf.Bytes(), version, "."+difference("").path)
+		require.Equal(t, "text\n", all[difference("nginx", "").path].Data)
+		dpkgReads(t, buf.Bytes(), version, "."+difference("nginx", "").path)
 	}
 }

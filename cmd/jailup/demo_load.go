@@ -16,11 +16,12 @@ import (
 // so little that a small machine has time left for the upgrade.
 const (
 	loadClients  = 8                     // with a connection that they keep
+	loadFew      = 4                     // of them, where each takes a process of the server
 	loadPause    = 20 * time.Millisecond // of each of them between two requests
 	loadNew      = 100                   // connections opened per second besides
 	loadInFlight = 100                   // of these at most are waiting for an answer
 	loadPatience = 2 * time.Second       // with one request
-	loadMost     = time.Minute           // bound of it all
+	loadMost     = 3 * time.Minute       // bound of it all
 	loadMaxBody  = 1 << 20
 )
 
@@ -58,13 +59,13 @@ func (t tally) wrong() int {
 
 func (t tally) failed() int { return t.Silent + t.wrong() }
 
-// startLoad begins to ask; page is the right answer. It ends by stop, and in any
-// case after a minute.
-func startLoad(ctx context.Context, url string, page []byte) *load {
+// startLoad begins to ask, with so many clients that keep their connections; page
+// is the right answer. It ends by stop, and in any case after three minutes.
+func startLoad(ctx context.Context, url string, page []byte, clients int) *load {
 	ctx, cancel := context.WithTimeout(ctx, loadMost)
 	now := time.Now()
 	l := &load{url: url, page: page, cancel: cancel, began: now, good: now, tally: tally{Wrong: map[int]int{}}}
-	for range loadClients {
+	for range clients {
 		l.group.Go(func() { l.client(ctx) })
 	}
 	l.group.Go(func() { l.newcomers(ctx) })

@@ -35,7 +35,7 @@ func TestLoadMeasures(t *testing.T) {
 	}))
 	defer srv.Close()
 	began := time.Now()
-	l := startLoad(t.Context(), srv.URL+"/", []byte("page"))
+	l := startLoad(t.Context(), srv.URL+"/", []byte("page"), loadClients)
 	_, err := l.answered(t.Context(), began, 10*time.Second)
 	require.NoError(t, err)
 
@@ -70,7 +70,7 @@ func TestLoadOfNothing(t *testing.T) {
 	url := "http://" + ln.Addr().String() + "/"
 	ln.Close()
 	began := time.Now()
-	l := startLoad(t.Context(), url, []byte("page"))
+	l := startLoad(t.Context(), url, []byte("page"), loadClients)
 	_, err = l.answered(t.Context(), began, 200*time.Millisecond)
 	require.ErrorContains(t, err, "no right answer")
 	seen := l.stop()
@@ -82,7 +82,7 @@ func TestLoadOfNothing(t *testing.T) {
 func TestLoadEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
-	l := startLoad(ctx, "http://127.0.0.1:1/", nil)
+	l := startLoad(ctx, "http://127.0.0.1:1/", nil, loadClients)
 	cancel()
 	done := make(chan struct{})
 	go func() { l.stop(); close(done) }()

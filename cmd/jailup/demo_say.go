@@ -152,7 +152,7 @@ func (t *runTeller) tell(e event.Event) {
 	case event.KindCheck:
 		if e.Check != nil && e.Check.Status == event.CheckFailed {
 			if _, told := t.failed[e.Check.Name]; !told {
-				t.n.fact("check:", "%s", e.Check.Detail)
+				t.n.fact("check:", "%s%s", kindOf(e.Check.Name), e.Check.Detail)
 			}
 			t.failed[e.Check.Name] = *e.Check
 		}
@@ -161,6 +161,14 @@ func (t *runTeller) tell(e event.Event) {
 			t.n.fact("warning:", "%s", e.Message)
 		}
 	}
+}
+
+// kindOf is what to say of a check that has the words of another one.
+func kindOf(check string) string {
+	if strings.HasPrefix(check, "php page ") {
+		return "PHP: "
+	}
+	return ""
 }
 
 func took(d time.Duration) string { return ui.Duration(d.Round(time.Millisecond)) }

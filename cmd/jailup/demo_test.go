@@ -89,13 +89,20 @@ func requireStory(t *testing.T, lines []string, want []string) {
 	}
 }
 
-func TestDemo(t *testing.T) {
-	lab.Need(t, "root", "apt", "go")
+// demoProgram builds the program as users have it.
+func demoProgram(t *testing.T) string {
+	t.Helper()
 	bin := filepath.Join(t.TempDir(), "jailup")
 	build := exec.Command("go", "build", "-o", bin, ".")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	out, err := build.CombinedOutput()
 	require.NoError(t, err, string(out))
+	return bin
+}
+
+func TestDemo(t *testing.T) {
+	lab.Need(t, "root", "apt", "go")
+	bin := demoProgram(t)
 
 	t.Run("as a user sees it", func(t *testing.T) { // alone: its time counts
 		h := newDemoHost(t, bin)
@@ -203,11 +210,7 @@ func TestDemo(t *testing.T) {
 
 func TestDemoRefuses(t *testing.T) {
 	lab.Need(t, "root", "go")
-	bin := filepath.Join(t.TempDir(), "jailup")
-	build := exec.Command("go", "build", "-o", bin, ".")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	out, err := build.CombinedOutput()
-	require.NoError(t, err, string(out))
+	bin := demoProgram(t)
 	for _, d := range []string{filepath.Dir(bin), filepath.Dir(filepath.Dir(bin))} {
 		require.NoError(t, os.Chmod(d, 0o755))
 	}
@@ -223,6 +226,8 @@ func TestDemoRefuses(t *testing.T) {
 		{"an argument", 64, "error: .*\nhint: ", 0, []string{"nginx"}},
 		{"an unknown source", 64, "error: cannot use source nothing.*", 0, []string{"--source", "nothing"}},
 		{"no such folder", 64, "error: .*", 0, []string{"--source", "dir:/nonexistent"}},
+		{"an unknown server", 64, "error: cannot show the demo with server nosuch\nhint: there are: apache, nginx; .*\n$", 0, []string{"--server", "nosuch"}},
+		{"what serves no pages by itself", 64, "error: cannot show the demo with server php\nhint: .* --with php\n$", 0, []string{"--server", "php"}},
 		{"no sources", 64, "error: .*", 0, []string{"--apt-sources", "/nonexistent"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
