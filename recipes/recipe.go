@@ -163,6 +163,9 @@ type Service struct {
 	OneShot []string `yaml:"one_shot,omitempty"`
 	// QuitOnce: a second quit signal would end connections at once.
 	QuitOnce bool `yaml:"quit_once,omitempty"`
+	// QuitChildren: the quit signal ends requests only if the children get it, and
+	// the master after them.
+	QuitChildren bool `yaml:"quit_children,omitempty"`
 	// Environment are globs over names of variables that the server is started
 	// with: those of the running server, else of Configuration.Environment.
 	Environment []string `yaml:"environment,omitempty"`
@@ -189,6 +192,11 @@ type Option struct {
 	Name     string `yaml:"name"`
 	Instance bool   `yaml:"instance,omitempty"`
 	Default  string `yaml:"default,omitempty"`
+	// Aliases are other names of it. One that Repeats has several values, of which
+	// those in Free make no other server.
+	Aliases []string `yaml:"aliases,omitempty"`
+	Repeats bool     `yaml:"repeats,omitempty"`
+	Free    []string `yaml:"free,omitempty"`
 }
 
 // Create is what a new jail holds besides the files of packages.

@@ -128,11 +128,11 @@ func (u *unit) spec(s side) service.Spec {
 	r := u.recipe[s]
 	spec := service.Spec{
 		Name: r.Name, Executables: r.Executables, Start: r.Service.Start, PIDFiles: r.Service.PIDFiles,
-		OneShot: r.Service.OneShot, QuitOnce: r.Service.QuitOnce,
+		OneShot: r.Service.OneShot, QuitOnce: r.Service.QuitOnce, QuitChildren: r.Service.QuitChildren,
 		Quit: unix.SignalNum(r.Service.Quit), Term: unix.SignalNum(r.Service.Term), Reload: unix.SignalNum(r.Service.Reload),
 	}
 	for _, o := range r.Service.Options {
-		spec.Flags = append(spec.Flags, service.Flag{Name: o.Name, Instance: o.Instance, Default: o.Default})
+		spec.Flags = append(spec.Flags, service.Flag{Name: o.Name, Instance: o.Instance, Default: o.Default, Aliases: o.Aliases, Repeats: o.Repeats, Free: o.Free})
 	}
 	if argv := u.argv(s); len(argv) > 0 {
 		spec.Start, spec.Exact = argv, true
