@@ -271,7 +271,9 @@ func TestLyingServers(t *testing.T) {
 		{name: "was down, exits in the soak", down: true, now: func(l *liar) { l.DieAfter = 500 * time.Millisecond }, want: "no process of the server runs"},
 		{
 			name: "restarts in a loop", now: func(l *liar) { l.DieAfter = 250 * time.Millisecond }, want: "process: ",
-			policy: func(p *Policy) { p.Absent = time.Minute },
+			// That it is another process each time must tell, not that a slow machine
+			// gets no answer meanwhile.
+			policy: func(p *Policy) { p.Absent, p.FailAfter, p.FailShare = time.Minute, 1000, 1 },
 			during: func(ctx context.Context, s *stage, now liar, _ string) {
 				for ctx.Err() == nil {
 					if o, _ := s.find(ctx); o.Master == 0 {
