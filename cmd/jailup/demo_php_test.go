@@ -24,7 +24,7 @@ func phpStory(server, pkg, php, tests string) []string {
 		`^\S*1\. An older ` + server + ` with PHP`, `^ +older: +` + pkg + ` \d`, `^ +` + php + ` \d`, `^ +newest: +` + pkg + ` \d`, `^ +` + php + ` \d`,
 		`^\S*2\. A jail`, `^ +jail: .* \d+ files of \d+ packages`, `^ +answers: +http://127\.0\.0\.1:\d+/demo\.php, \d+ bytes`,
 		`^ +PHP: +\d\S*, with [1-9]\d+ modules`, `^ +modules: +\S`,
-		`^\S*3\. The upgrade`, `^ +plan: +` + pkg + ` \S+ -> \S+`, `^ +load:`, `^ +it is down: +stop .*install .*start`,
+		`^\S*3\. The upgrade`, `^ +load:`, `^ +it is down: +stop .*install .*start`,
 		`^ +measured: +\d+ requests served in .*, \d+ without an answer$`, `^ +downtime:`, `^ +changed: +[1-9]\d* files?; ` + pkg + ` \S+ -> \S+$`, `^ +page: +the same`,
 		`^ +PHP: +(\d\S* -> \d\S*|\d\S* before and after), as its pages tell$`, `^ +modules: +(\d+) listed before, \d+ listed after: the same$`,
 		`^\S*4\. An upgrade to a broken`, `^ +sabotage: +` + php + ` \S+ brings /etc/php/\S+/99-broken\.ini`, `^ +` + tests + ` nothing wrong with it`,
