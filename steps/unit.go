@@ -12,10 +12,8 @@ import (
 
 	"github.com/jailup/jailup/checks"
 	"github.com/jailup/jailup/internal/changeset"
-	"github.com/jailup/jailup/internal/event"
 	"github.com/jailup/jailup/internal/jail"
 	"github.com/jailup/jailup/internal/service"
-	"github.com/jailup/jailup/internal/webconf"
 	"github.com/jailup/jailup/recipes"
 )
 
@@ -174,31 +172,6 @@ func (u *unit) start(ctx context.Context, s side) error {
 	return err
 }
 
-// environment is what the server is started with: what the running one was
-// started with, else what the configuration says.
-func (u *unit) environment() []string {
-	r := u.recipe[before]
-	if o := u.facts.Outside; o != nil && len(u.facts.Env) == 0 {
-		return o.Env
-	}
-	if len(u.facts.Env) > 0 || r.Configuration.Environment == "" {
-		return u.facts.Env
-	}
-	vars, err := webconf.ReadEnvVars(u.e.Root, r.Configuration.Environment)
-	if err != nil {
-		return nil
-	}
-	var env []string
-	for _, name := range sortedKeys(vars) {
-		env = append(env, name+"="+vars[name])
-	}
-	env, err = service.KeepEnviron(env, r.Service.Environment...)
-	if err != nil {
-		return nil
-	}
-	return env
-}
-
 // learn notes how the server runs now, before anything is done to it.
 func (u *unit) learn(ctx context.Context) (service.Server, error) {
 	server, err := u.find(ctx, before)
@@ -211,17 +184,7 @@ func (u *unit) learn(ctx context.Context) (service.Server, error) {
 	}
 	u.facts.Argv = service.ArgvOf(*server.Master, u.spec(before))
 	u.control = [2]service.Controller{u.controller(before)} // it has chosen; the other one is made anew
-	if globs := u.recipe[before].Service.Environment; len(globs) > 0 {
-		env, err := service.Environ(*server.Master)
-		if err == nil && u.facts.Outside != nil {
-			u.facts.Env = hostEnviron(env)
-		} else if err == nil {
-			u.facts.Env, err = service.KeepEnviron(env, globs...)
-		}
-		if err != nil {
-			u.e.note(event.Info, err.Error(), "")
-		}
-	}
+	u.keepEnvironment(*server.Master)
 	return server, nil
 }
 
@@ -348,17 +311,6 @@ func (e *Env) checkSet(s side) (*checks.Set, error) {
 	}
 	slices.Reverse(sets) // the jail's own server first
 	return checks.Join(sets...), nil
-}
-
-// testArgv is the command that tests the configuration of the server as it was
-// started.
-func (u *unit) testArgv(s side) []string {
-	c := u.recipe[s].Configuration
-	argv := c.Test
-	if main := mainConf(u.recipe[s], u.argv(s)); len(argv) > 0 && main != c.Main {
-		argv = append(slices.Clone(argv), c.Option, main)
-	}
-	return argv
 }
 
 // isExecutable tells whether a path is a program of one of the servers, before
