@@ -147,8 +147,7 @@ func (s *selector) carry(p string, n *Node, st stand) error {
 	}
 	s.record(p, n, n.Package) // with the package's content: it is changed
 	if !n.enable && !s.samePackaged(n, st) {
-		c.Beside = p + besideNew
-		if err := s.lay(c.Beside, n); err != nil {
+		if c.Beside, c.Aside, err = s.layBeside(p+besideNew, n.Path, n); err != nil {
 			return err
 		}
 	}

@@ -207,8 +207,7 @@ func (s *selector) leave(st stand, n *Node) error {
 			return err
 		}
 		if ok {
-			c.Beside = st.path + besideOld
-			if err := s.lay(c.Beside, &Node{Stage: name, State: state}); err != nil {
+			if c.Beside, c.Aside, err = s.layBeside(st.path+besideOld, st.canonical, &Node{Stage: name, State: state}); err != nil {
 				return err
 			}
 			s.out.Input.Remove = append(s.out.Input.Remove, st.path)

@@ -14,6 +14,9 @@ type Conf struct {
 	Path   string `json:"path"`
 	Action string `json:"action"` // see the constants
 	Beside string `json:"beside,omitempty"`
+	// Aside is the AsideFile.Name of what would lie at Beside, which is "" then,
+	// but that a server would read it there.
+	Aside string `json:"aside,omitempty"`
 	// Was is the path that it had before, where that was another one.
 	Was string `json:"was,omitempty"`
 	// Diff tells who changed what, where that can be told.
@@ -125,9 +128,12 @@ func (s *selector) conf(n *Node) error {
 		s.note(c) // changed here, not there
 		return nil
 	}
-	c.Action, c.Beside = Beside, p+besideNew
+	c.Action = Beside
+	if c.Beside, c.Aside, err = s.layBeside(p+besideNew, n.Path, n); err != nil {
+		return err
+	}
 	s.note(c)
-	return s.lay(c.Beside, n)
+	return nil
 }
 
 func (s *selector) note(c Conf) { s.out.Conf = append(s.out.Conf, c) }
@@ -224,8 +230,7 @@ func (s *selector) overrule(p string, n *Node, st stand) error {
 		return err
 	}
 	if ok {
-		c.Beside = p + besideOld
-		if err := s.lay(c.Beside, &Node{Path: c.Beside, Stage: name, State: state}); err != nil {
+		if c.Beside, c.Aside, err = s.layBeside(p+besideOld, n.Path, &Node{Stage: name, State: state}); err != nil {
 			return err
 		}
 	}

@@ -155,6 +155,8 @@ type house struct {
 	set  *changeset.Set
 	kept []KeptFor
 	in   Input // what a test asks for besides
+	// asides are the texts that steps copy into the run's folder, by stage name
+	asides map[string]string
 }
 
 func newHouse(t testing.TB) *house {
@@ -219,6 +221,12 @@ func (h *house) install(debs [][]byte) error {
 	keep := map[string]bool{}
 	for _, op := range h.set.Ops {
 		keep[op.Stage] = keep[op.Stage] || !op.Hold && (op.Kind == changeset.Replace || op.Kind == changeset.Add)
+	}
+	h.asides = map[string]string{}
+	for _, f := range h.sel.Aside {
+		text, err := os.ReadFile(filepath.Join(stage.Dir().Name(), f.Stage))
+		require.NoError(h.t, err)
+		h.asides[f.Stage] = string(text)
 	}
 	require.NoError(h.t, stage.Keep(keep))
 	w, err := changeset.NewWorker(root, stage.Dir(), h.set)

@@ -50,6 +50,10 @@ type Input struct {
 	// Pristine is the text of a configuration file as the old packages shipped it,
 	// by the canonical path that it had there; for Conf.Diff. nil knows none.
 	Pristine func(canonical string) ([]byte, bool)
+	// ReadByServer tells whether a server of the jail would read a file that is
+	// laid at a path, physical or canonical, as with an include of all that lies in
+	// a folder. Such a file is not laid: see Conf.Aside. nil: none would be read.
+	ReadByServer func(path string) bool
 }
 
 // Carried is a pair of path prefixes: what lies under New in the new packages lay
@@ -62,6 +66,8 @@ type Selection struct {
 	Input    changeset.Input
 	Manifest *manifest.Manifest
 	Conf     []Conf
+	// Aside are files that are not laid into the jail; Conf.Aside names them.
+	Aside []AsideFile
 	// Changed are files that no package knows: replaced, and kept in the stage.
 	Changed []string
 	// From holds the versions that were recognised in the jail.
