@@ -10,8 +10,8 @@ import (
 // only what tells another page, or none, counts.
 func compareHTTP(was, now Observation) []string {
 	b, a := was.Values, now.Values
-	if a["source"] != "" {
-		return []string{now.Detail} // a secret told, whatever it did before
+	if a["source"] != "" && b["source"] == "" {
+		return []string{now.Detail}
 	}
 	if b["status"] == "" {
 		return nil // it did not answer before

@@ -17,7 +17,7 @@ func Check(ctx context.Context, e *Env) (checks.Report, error) {
 	if err := CheckJail(e.Root, e.Recipe); err != nil {
 		return checks.Report{}, err
 	}
-	set, err := e.checkSet(before)
+	set, err := e.checkSet(before, everyone)
 	if err != nil {
 		return checks.Report{}, err
 	}

@@ -59,6 +59,7 @@ type Facts struct {
 type Options struct {
 	Named       string   // the server that was asked for; "" is the recipe's own
 	Version     string   // of that server: exact, or a constraint on the upstream version
+	Downgrade   bool     // older versions are meant: a version or a suite was named
 	With        []string // modules that are to come in
 	Drop        []string // modules that are to go
 	Hold        []string // packages that stay as they are

@@ -150,11 +150,8 @@ func filesOf(t tree) confFiles {
 // dropModules takes out of the jail what --drop-module names: the module, and what
 // switches it on.
 func (e *Env) dropModules() error {
-	if len(e.Options.Drop) == 0 {
-		return nil
-	}
 	var names []string
-	for _, d := range e.Options.Drop {
+	for _, d := range e.dropped() {
 		names = append(names, d)
 		for _, p := range e.Recipe.Parts() {
 			names = append(names, p.Modules.Within[d]...)
@@ -203,6 +200,20 @@ func (e *Env) dropModules() error {
 		m.Files = slices.DeleteFunc(m.Files, func(f manifest.File) bool { return f.Path == p })
 	}
 	return nil
+}
+
+// dropped are the modules that are to go, and those that went before and were not
+// asked for since.
+func (e *Env) dropped() []string {
+	out := slices.Clone(e.Options.Drop)
+	if e.old != nil {
+		for _, d := range e.old.Dropped {
+			if !slices.Contains(out, d) && !slices.Contains(e.Options.With, d) {
+				out = append(out, d)
+			}
+		}
+	}
+	return out
 }
 
 // moduleDirs are the directories of modules and of what switches them on, before

@@ -50,8 +50,6 @@ func (e *Env) chooseNext() error {
 	return nil
 }
 
-var numberRE = regexp.MustCompile(`[0-9]+\.[0-9]+`)
-
 func (e *Env) editionFor(raw *recipes.Recipe, was recipes.Edition) (recipes.Edition, error) {
 	template := raw.Series.Package
 	var offered []string
@@ -72,9 +70,11 @@ func (e *Env) editionFor(raw *recipes.Recipe, was recipes.Edition) (recipes.Edit
 	if slices.Contains(offered, was.Series) {
 		series = was.Series
 	}
-	if e.versioned(raw.Name) {
-		if s := numberRE.FindString(e.Options.Version); slices.Contains(offered, s) {
-			series = s
+	if e.versioned(raw.Name) && !e.offers(template, series) {
+		for _, s := range offered {
+			if e.offers(template, s) {
+				series = s // the newest that --version allows
+			}
 		}
 	}
 	name := strings.ReplaceAll(template, "{series}", series)
@@ -87,6 +87,15 @@ func (e *Env) editionFor(raw *recipes.Recipe, was recipes.Edition) (recipes.Edit
 		}
 	}
 	return recipes.Edition{Series: series, API: was.API}, nil
+}
+
+// offers tells whether the sources have a version of a series that --version allows.
+func (e *Env) offers(template, series string) bool {
+	want := wanted(strings.ReplaceAll(template, "{series}", series), e.Options.Version)
+	return slices.ContainsFunc(e.index.Versions(want.Name), func(p source.Package) bool {
+		ok, err := want.Takes(p)
+		return err == nil && ok
+	})
 }
 
 // meant is the series that the sources mean: that on which the package depends
@@ -210,7 +219,7 @@ func (e *Env) moduleWants(whole bool) ([]source.Want, error) {
 
 // drops tells whether a module, or what lies in one package with it, is to go.
 func (e *Env) drops(name string) bool {
-	for _, d := range e.Options.Drop {
+	for _, d := range e.dropped() {
 		if d == name {
 			return true
 		}

@@ -3,10 +3,14 @@ package steps
 import (
 	"fmt"
 	"io/fs"
+	"os"
 	"path"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/jailup/jailup/internal/abi"
 	"github.com/jailup/jailup/internal/elfdeps"
@@ -68,7 +72,8 @@ func compose(set *recipes.Set, main *recipes.Recipe, t tree) *recipes.Recipe {
 }
 
 // editionIn tells whether a tree holds one of the executables of a recipe, and of
-// which edition it is. Of several the newest counts.
+// which edition it is. Of several the one that runs counts,
+// else the newest.
 func editionIn(t tree, r *recipes.Recipe) (recipes.Edition, bool) {
 	for _, x := range r.Executables {
 		if !r.Versioned() {
@@ -78,12 +83,41 @@ func editionIn(t tree, r *recipes.Recipe) (recipes.Edition, bool) {
 			}
 			continue
 		}
-		for _, series := range seriesIn(t, x) {
+		found := seriesIn(t, x)
+		if root, ok := t.(rootTree); ok && len(found) > 1 {
+			// The one that runs is the jail's, whatever lies beside it.
+			slices.SortStableFunc(found, func(a, b string) int {
+				return runs(root, strings.ReplaceAll(x, "{series}", b)) - runs(root, strings.ReplaceAll(x, "{series}", a))
+			})
+		}
+		for _, series := range found {
 			at := strings.ReplaceAll(x, "{series}", series)
 			return recipes.Edition{Series: series, API: apiOf(t, r, at)}, true
 		}
 	}
 	return recipes.Edition{}, false
+}
+
+// runs is 1 where a process runs a program of the jail, else 0.
+func runs(root rootTree, program string) int {
+	info, err := root.Stat(program)
+	if err != nil {
+		return 0
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return 0
+	}
+	for _, d := range entries {
+		if _, err := strconv.Atoi(d.Name()); err != nil {
+			continue
+		}
+		var st unix.Stat_t
+		if unix.Stat(path.Join("/proc", d.Name(), "exe"), &st) == nil && uint64(st.Dev) == info.Dev && st.Ino == info.Ino {
+			return 1
+		}
+	}
+	return 0
 }
 
 // seriesIn lists what {series} stands for in a tree, the newest first.

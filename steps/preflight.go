@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/util"
 	"github.com/jailup/jailup/checks"
@@ -57,6 +59,29 @@ func (s *preflight) Do(ctx context.Context, run *Run) error {
 	}
 	run.Facts.Stage = filepath.Join(root, e.Run)
 	return e.baselineNow(ctx, run)
+}
+
+// takenBy tells on which of its addresses somebody answers though the server is
+// down; "" where nobody does.
+func (u *unit) takenBy(ctx context.Context) string {
+	conf, err := u.configuration()
+	if err != nil {
+		return ""
+	}
+	var t checks.Target
+	conf.fill(&t)
+	for _, l := range t.Listens {
+		if l.Network == "udp" {
+			continue
+		}
+		look, cancel := context.WithTimeout(ctx, time.Second)
+		answers := checks.Answered(look, u.e.Root, l)
+		cancel()
+		if answers {
+			return l.String()
+		}
+	}
+	return ""
 }
 
 // checkSame refuses a server that this jail was not built for.
@@ -155,6 +180,14 @@ func (e *Env) baselineNow(ctx context.Context, run *Run) error {
 			}
 		}
 	}
+	down = slices.DeleteFunc(down, func(name string) bool {
+		u := e.unit(name)
+		by := u.takenBy(ctx)
+		if u.facts.Taken = by != ""; u.facts.Taken {
+			e.note(event.Warning, fmt.Sprintf("%s is down, and somebody else answers on its address %s: it is upgraded, and not started for the checks", name, by), "")
+		}
+		return u.facts.Taken
+	})
 	e.saveServers(&run.Facts)
 	if len(down) > 0 {
 		are, them := "is", "it"
@@ -165,7 +198,7 @@ func (e *Env) baselineNow(ctx context.Context, run *Run) error {
 	}
 	report := checks.Report{Down: true}
 	if e.anyRunning() {
-		set, err := e.checkSet(before)
+		set, err := e.checkSet(before, everyone)
 		if err != nil {
 			return err
 		}

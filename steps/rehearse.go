@@ -32,7 +32,7 @@ func (s *rehearse) Do(ctx context.Context, run *Run) error {
 		if err := u.testOnHost(ctx); err != nil {
 			return err
 		}
-		if u.facts.Affected || len(u.recipe[after].Configuration.Test) == 0 {
+		if len(u.recipe[after].Configuration.Test) == 0 {
 			continue
 		}
 		if err := u.rehearse(ctx, run.Facts.Verb); err != nil {

@@ -34,7 +34,7 @@ func (s *resolve) Do(ctx context.Context, run *Run) error {
 	run.Facts.Target = e.target.Digest()
 	if e.old != nil {
 		run.Facts.From = map[string]string{e.Recipe.Server(): e.old.Packages[e.Recipe.Server()]}
-		asked := len(e.enable) + len(e.Options.Drop)
+		asked := len(e.Options.With) + len(e.Options.Drop)
 		if e.old.Target == run.Facts.Target && asked == 0 && !e.strayed() {
 			return fail(ErrCurrent, "", "%s", e.current(e.Recipe.Name+" "+e.old.Packages[e.Recipe.Server()]+" is what the sources offer"))
 		}
@@ -89,17 +89,27 @@ func Wants(r *recipes.Recipe, named, version string, whole bool) []source.Want {
 	}
 	var out []source.Want
 	for _, p := range r.Packages {
-		w := source.Want{Name: p, Optional: !needed[p] && !whole}
-		switch {
-		case p != of || version == "":
-		case rangeRE.MatchString(strings.TrimSpace(version)) && strings.ContainsAny(version[:1], "<>=!~"):
-			w.Constraint = version
-		default:
-			w.Exact = version
+		w := source.Want{Name: p}
+		if p == of {
+			w = wanted(p, version)
 		}
+		w.Optional = !needed[p] && !whole
 		out = append(out, w)
 	}
 	return out
+}
+
+// wanted is a package with what --version says of it.
+func wanted(name, version string) source.Want {
+	w := source.Want{Name: name}
+	switch {
+	case version == "":
+	case rangeRE.MatchString(strings.TrimSpace(version)) && strings.ContainsAny(version[:1], "<>=!~"):
+		w.Constraint = version
+	default:
+		w.Exact = version
+	}
+	return w
 }
 
 // sourceError gives a source's error its kind and hint.

@@ -79,6 +79,9 @@ func (s *choose) Do(ctx context.Context, run *Run) error {
 	if err := e.judgeByView(); err != nil {
 		return err
 	}
+	if err := e.findAffected(ctx); err != nil {
+		return err
+	}
 	e.saveServers(&run.Facts)
 	run.Facts.Changed = e.set.Changed()
 	if err := s.oldManifest(last.Run); err != nil {
@@ -120,7 +123,12 @@ func (e *Env) judgeByView() error {
 	}
 	if other {
 		e.judge = &checks.Report{}
+		return nil
 	}
+	// The modules that come back are those of then: today's are no measure.
+	judge := e.before()
+	judge.Results = slices.DeleteFunc(slices.Clone(judge.Results), func(r checks.Result) bool { return r.Observation.Kind == checks.KindPHP })
+	e.judge = &judge
 	return nil
 }
 

@@ -78,6 +78,9 @@ func (s *choose) fromSnapshot(ctx context.Context, run *Run, id string) error {
 	if err := e.judgeByView(); err != nil {
 		return err
 	}
+	if err := e.findAffected(ctx); err != nil {
+		return err
+	}
 	e.saveServers(&run.Facts)
 	run.Facts.Changed = e.set.Changed()
 	if then != nil {

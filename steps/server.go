@@ -33,19 +33,23 @@ func (s *stop) Do(ctx context.Context, run *Run) error {
 		return err
 	}
 	e.stopped = time.Now() // with the first signal it accepts nothing more
-	err := e.stopAll(ctx, before, run.Facts.Grace)
+	err := e.stopAll(ctx, before, run.Facts.Grace, everyone)
 	sys.Point("stopped")
 	return err
 }
 
-// stopAll ends all servers, in the order opposite to that in which they start.
-func (e *Env) stopAll(ctx context.Context, s side, grace time.Duration) error {
+// stopAll ends the servers that are chosen, in the order opposite to that in which
+// they start. One that does not end keeps no other from being stopped.
+func (e *Env) stopAll(ctx context.Context, s side, grace time.Duration, chosen func(*unit) bool) error {
+	var errs []error
 	for _, u := range e.reversed() {
-		if _, err := u.stop(ctx, s, service.StopOptions{Grace: grace}); err != nil {
-			return err
+		if !chosen(u) {
+			continue
 		}
+		_, err := u.stop(ctx, s, service.StopOptions{Grace: grace})
+		errs = append(errs, err)
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // Undo starts the old servers, those that ran before, and looks whether they are
@@ -58,15 +62,15 @@ func (s *stop) Undo(ctx context.Context, run *Run) error {
 	// The old ones are judged by what they were told, not by what was to come.
 	e.forget()
 	// One that was told to end may still be there, and go any moment.
-	if err := e.stopAll(ctx, before, run.Facts.Grace); err != nil {
+	if err := e.stopAll(ctx, before, run.Facts.Grace, wasRunning); err != nil {
 		return err
 	}
-	if err := e.startAll(ctx, before, func(u *unit) bool { return u.facts.Running }); err != nil {
+	if err := e.startAll(ctx, before, wasRunning); err != nil {
 		return err
 	}
 	policy := e.Options.Policy
 	policy.Soak = 0
-	return e.verifyNow(ctx, policy, before)
+	return e.verifyNow(ctx, policy, before, wasRunning)
 }
 
 // forget drops what is known of the configurations: they are read again, from the
@@ -78,29 +82,36 @@ func (e *Env) forget() {
 	e.judge = nil
 }
 
-// startAll starts the servers that are chosen, those that others need first.
+// startAll starts the servers that are chosen, those that others need first. One
+// that does not start keeps no other down: the sites that can answer do.
 func (e *Env) startAll(ctx context.Context, s side, chosen func(*unit) bool) error {
-	if set, err := e.checkSet(s); err == nil {
+	if set, err := e.checkSet(s, chosen); err == nil {
 		e.marks = set.Mark()
 	}
+	var errs []error
 	for _, u := range e.servers() {
 		if !chosen(u) {
 			continue
 		}
-		if err := u.ready(ctx); err != nil {
-			return err
+		err := u.ready(ctx)
+		if err == nil {
+			err = u.start(ctx, s)
 		}
-		if err := u.start(ctx, s); err != nil {
-			return err
-		}
+		errs = append(errs, err)
 	}
 	if !e.stopped.IsZero() {
 		e.away, e.stopped = max(e.away, time.Since(e.stopped)), time.Time{}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
-func everyone(*unit) bool { return true }
+// Which servers of a run are meant.
+func everyone(*unit) bool     { return true }
+func wasRunning(u *unit) bool { return u.facts.Running }
+
+// mayStart leaves out one that is down and must stay so: somebody else has its
+// address.
+func mayStart(u *unit) bool { return !u.facts.Taken }
 
 // ready waits until what the server needs answers: the sockets to which its
 // configuration hands requests for PHP. It does not wait for long: a server
@@ -147,7 +158,7 @@ func (s *start) Name() string { return "start" }
 
 func (s *start) Do(ctx context.Context, _ *Run) error {
 	// Those that were down are started for the checks as well, and stopped again.
-	return s.e.startAll(ctx, after, everyone)
+	return s.e.startAll(ctx, after, mayStart)
 }
 
 // Undo stops the new server, after its evidence was kept.
@@ -157,7 +168,7 @@ func (s *start) Undo(ctx context.Context, run *Run) error {
 	if _, err := e.openStage(&run.Facts); err != nil && !errors.Is(err, unix.ENOENT) {
 		return err
 	}
-	return e.stopAll(ctx, after, min(run.Facts.Grace, 5*time.Second))
+	return e.stopAll(ctx, after, min(run.Facts.Grace, 5*time.Second), mayStart)
 }
 
 // verify looks whether the new server is as well as the old one was, and stays
@@ -168,24 +179,16 @@ func (s *verify) Name() string { return "verify" }
 
 func (s *verify) Do(ctx context.Context, run *Run) error {
 	e := s.e
-	if err := e.verifyNow(ctx, e.Options.Policy, after); err != nil {
+	if err := e.verifyNow(ctx, e.Options.Policy, after, mayStart); err != nil {
 		return err
 	}
-	for _, u := range e.reversed() {
-		if u.facts.Running {
-			continue
-		}
-		if _, err := u.stop(ctx, after, service.StopOptions{Grace: run.Facts.Grace}); err != nil {
-			return err
-		}
-	}
-	return nil
+	return e.stopAll(ctx, after, run.Facts.Grace, func(u *unit) bool { return !u.facts.Running && mayStart(u) })
 }
 
 func (s *verify) Undo(context.Context, *Run) error { return nil }
 
-func (e *Env) verifyNow(ctx context.Context, policy checks.Policy, s side) error {
-	set, err := e.checkSet(s)
+func (e *Env) verifyNow(ctx context.Context, policy checks.Policy, s side, chosen func(*unit) bool) error {
+	set, err := e.checkSet(s, chosen)
 	if err != nil {
 		return err
 	}

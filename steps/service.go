@@ -109,7 +109,7 @@ func (c *control) bringUp(ctx context.Context) error {
 	if err == nil {
 		policy := e.Options.Policy
 		policy.Soak = 0
-		err = c.told("verify", func() error { return e.verifyNow(ctx, policy, before) })
+		err = c.told("verify", func() error { return e.verifyNow(ctx, policy, before, everyone) })
 	}
 	if err != nil {
 		e.keepEvidence(context.WithoutCancel(ctx))
@@ -164,7 +164,7 @@ func (c *control) restart(ctx context.Context, server service.Server) error {
 	if err := c.told("test", func() error { return c.u.testConfiguration(ctx) }); err != nil {
 		return err
 	}
-	set, err := e.checkSet(before)
+	set, err := e.checkSet(before, everyone)
 	if err != nil {
 		return err
 	}

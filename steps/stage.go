@@ -96,6 +96,9 @@ func (e *Env) finishStage(ctx context.Context, run *Run) error {
 	if set.Empty() {
 		return fail(ErrCurrent, "", "%s: no file differs", e.current(e.Recipe.Name+" is what the sources offer"))
 	}
+	if err := e.notBack(run.Facts.From, run.Facts.To); err != nil {
+		return err
+	}
 	if err := e.checkELF(ctx); err != nil {
 		return err
 	}
@@ -131,6 +134,33 @@ func (e *Env) finishStage(ctx context.Context, run *Run) error {
 	}
 	e.tell()
 	return run.Save()
+}
+
+// notBack refuses to go to older versions unasked: a jail that was moved to another
+// release, say, while the sources are still those of the old one.
+func (e *Env) notBack(from, to map[string]string) error {
+	if e.Options.Downgrade {
+		return nil
+	}
+	back := func(what, was, will string) error {
+		return fail(ErrSkipped, "to stay with the release that the jail is of: --suite, or suite: in its file in jails.d; to go back on purpose: jailup rollback, or --version",
+			"cannot upgrade %s: the sources offer only an older %s: %s, the jail has %s", e.Recipe.Name, what, event.Clean(will, 80), event.Clean(was, 80))
+	}
+	for _, r := range e.next().Parts() {
+		if was, ok := e.Recipe.Part(r.Name); ok && compareVersions(r.Edition().Series, was.Edition().Series) < 0 {
+			return back(r.Name, was.Edition().Series, r.Edition().Series)
+		}
+	}
+	watched := []string{"libc6"}
+	for _, r := range e.next().Servers() {
+		watched = append(watched, r.Server())
+	}
+	for _, name := range watched {
+		if from[name] != "" && to[name] != "" && compareVersions(to[name], from[name]) < 0 {
+			return back(name, from[name], to[name])
+		}
+	}
+	return nil
 }
 
 // computeSet computes the changeset of the selection. A library that no package has
@@ -274,7 +304,7 @@ func (e *Env) carriedPrefixes() []fileset.Carried {
 
 // noteParts notes in a manifest what the jail was made of.
 func (e *Env) noteParts(m *manifest.Manifest) {
-	m.Servers, m.Modules, m.Editions = nil, e.modules, nil
+	m.Servers, m.Modules, m.Editions, m.Dropped = nil, e.modules, nil, e.dropped()
 	for _, p := range e.next().Parts() {
 		m.Servers = append(m.Servers, p.Name)
 		if ed := p.Edition(); ed.Series != "" {

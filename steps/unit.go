@@ -27,6 +27,8 @@ type ServerFacts struct {
 	Next []string `json:"next,omitempty"`
 	// Affected: nothing of it changes but libraries; it is only restarted.
 	Affected bool `json:"affected,omitempty"`
+	// Taken: it was down, and somebody else answers on its address: it stays down.
+	Taken bool `json:"taken,omitempty"`
 	// Outside: it runs on the host.
 	Outside *Outside `json:"outside,omitempty"`
 }
@@ -291,10 +293,14 @@ func (u *unit) target(s side) (checks.Target, error) {
 	return t, nil
 }
 
-// checkSet makes the checks of all servers, out of their own configurations.
-func (e *Env) checkSet(s side) (*checks.Set, error) {
+// checkSet makes the checks of the servers that are chosen, out of their own
+// configurations.
+func (e *Env) checkSet(s side, chosen func(*unit) bool) (*checks.Set, error) {
 	var sets []*checks.Set
 	for i, u := range e.servers() {
+		if !chosen(u) {
+			continue
+		}
 		t, err := u.target(s)
 		if err != nil {
 			return nil, err
@@ -316,10 +322,25 @@ func (e *Env) checkSet(s side) (*checks.Set, error) {
 // isExecutable tells whether a path is a program of one of the servers, before
 // or after the run.
 func (e *Env) isExecutable(p string) bool {
-	if e.among(e.Recipe.Executables, p) {
+	if e.among(e.Recipe.Executables, p) || e.Next != nil && e.among(e.Next.Executables, p) {
 		return true
 	}
-	return e.Next != nil && e.among(e.Next.Executables, p)
+	for _, part := range e.Recipe.Parts() {
+		// Of any series: a rollback may lead to one that nobody has named yet.
+		raw, ok := part, false
+		if e.Recipes != nil {
+			raw, ok = e.Recipes.Find(part.Name)
+		}
+		if !ok || !raw.Versioned() {
+			continue
+		}
+		for _, x := range raw.Executables {
+			if _, is := fill(x, "{series}", p); is {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // next is the recipe of the jail as it shall be.

@@ -321,7 +321,8 @@ func (s *session) env() (*steps.Env, error) {
 		StoreDir: *s.set.Snapshots, Events: s.events, Recipes: s.recipes,
 		Options: steps.Options{
 			Named: s.asked, With: *s.set.With, Drop: *s.set.DropModule,
-			Version: *s.set.Version, ConfNew: *s.set.Conf == "new", Rehearse: *s.set.Rehearse, Hold: *s.set.Hold,
+			Downgrade: *s.set.Version != "" || *s.set.Suite != "",
+			Version:   *s.set.Version, ConfNew: *s.set.Conf == "new", Rehearse: *s.set.Rehearse, Hold: *s.set.Hold,
 			Keep: *s.set.Keep, Exclude: *s.set.Snapshot.Exclude, StopTimeout: s.set.StopTimeout.D(), Policy: policy,
 		},
 	}

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -46,6 +48,9 @@ func (a *app) upgrade(ctx context.Context, server string, f upgradeFlags) error 
 	if *s.set.Strategy == "handover" {
 		return s.refuse(usageError("cannot upgrade by handover: this version knows the strategy restart only"))
 	}
+	if err := s.noNewParts(f.install); err != nil {
+		return s.refuse(err)
+	}
 	if f.install && s.path != "" && steps.Vacant(s.path) {
 		if f.dryRun {
 			return s.refuse(usageError("cannot plan: there is no jail at %s yet", event.Clean(s.path, 200)))
@@ -64,6 +69,21 @@ func (a *app) upgrade(ctx context.Context, server string, f upgradeFlags) error 
 	e.Options.Adopt = f.adopt
 	e.Guard = s.guardian
 	return s.finish(e, steps.Execute(ctx, e, steps.Upgrade(e), s.facts()))
+}
+
+// noNewParts refuses to bring a server into a jail that has none of it: parts come
+// with create.
+func (s *session) noNewParts(install bool) error {
+	if install && s.path != "" && steps.Vacant(s.path) {
+		return nil
+	}
+	for _, name := range *s.set.With {
+		if c, ok := s.recipes.Companion(s.recipe, strings.ReplaceAll(name, "_", "-")); ok {
+			return &steps.Error{Kind: steps.ErrUsage, Err: fmt.Errorf("cannot add %s to a jail: upgrade brings in modules only", c.Name),
+				Hint: "build a new jail with it: jailup create " + s.asked + " --with " + c.Name + " --jail DIR"}
+		}
+	}
+	return nil
 }
 
 // facts are those that are known before the first step.

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/jailup/jailup/internal/sys"
@@ -63,7 +64,12 @@ type Manifest struct {
 	Servers  []string           `json:"servers,omitempty"`
 	Modules  []string           `json:"modules,omitempty"`
 	Editions map[string]Edition `json:"editions,omitempty"`
+	// Dropped are modules that were left out on purpose, and stay out.
+	Dropped []string `json:"dropped,omitempty"`
 }
+
+// Drops tells whether a module was left out on purpose.
+func (m *Manifest) Drops(name string) bool { return m != nil && slices.Contains(m.Dropped, name) }
 
 // Index returns the files by path.
 func (m *Manifest) Index() map[string]File {

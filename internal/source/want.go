@@ -56,6 +56,16 @@ func parseConstraint(text string) (version.Constraints, error) {
 	return c, nil
 }
 
+// Takes tells whether a package answers the want; the error is a malformed
+// version or constraint.
+func (w Want) Takes(p Package) (bool, error) {
+	r, err := newRoot(w)
+	if err != nil {
+		return false, err
+	}
+	return r.takes(p), nil
+}
+
 // takes tells whether a package answers the want.
 func (r *root) takes(p Package) bool {
 	if p.Package != r.Name {
