@@ -106,11 +106,13 @@ func quote(value string) (string, bool) {
 
 // Rewrite returns conf with paths moved: each pair names what they begin with
 // and what they shall begin with ("/etc/php/8.2/", "/etc/php/8.4/"). Only where
-// a path begins is it looked for, not in the middle of a longer one, and where
-// the first of a pair does not end in a slash the name must end there or go on
-// with "." or the like: "/run/php/php8.2-fpm" is found in ".../php8.2-fpm.sock",
-// not in ".../php8.2-fpm2.sock". Of several that fit the longest is taken; what
-// was put in is not looked at again. conf itself is not changed.
+// a path begins is it looked for, not in the middle of a longer one. Where the
+// first of a pair ends in a slash the folder itself is meant as well, which is
+// written without it where the path ends: extension_dir = "/usr/lib/php/20220829".
+// Where it does not, the name must end there or go on with "." or the like:
+// "/run/php/php8.2-fpm" is found in ".../php8.2-fpm.sock", not in
+// ".../php8.2-fpm2.sock". Of several that fit the longest is taken; what was put
+// in is not looked at again. conf itself is not changed.
 //
 // Comments are changed, too. What is a comment differs between the languages
 // that name PHP's paths (ini, nginx, Apache), and a mistake in telling them
@@ -136,6 +138,11 @@ func fits(conf []byte, i int, pairs [][2]string) (from, to string) {
 		return "", ""
 	}
 	for _, p := range pairs {
+		if folder, ok := strings.CutSuffix(p[0], "/"); ok && len(folder) > len(from) &&
+			bytes.HasPrefix(conf[i:], []byte(folder)) && endsPath(conf[i+len(folder):]) {
+			from, to = folder, strings.TrimSuffix(p[1], "/")
+			continue
+		}
 		if len(p[0]) <= len(from) || !bytes.HasPrefix(conf[i:], []byte(p[0])) {
 			continue
 		}
@@ -152,4 +159,11 @@ func fits(conf []byte, i int, pairs [][2]string) (from, to string) {
 // names, and what ends a variable that a path is put behind.
 func inPath(c byte) bool {
 	return isWord(c) || c >= 0x80 || strings.IndexByte(`/.-~}\%$`, c) >= 0
+}
+
+// endsPath tells whether a path that goes up to here ends here: at the end of the
+// text, or before what sets words and paths of a list apart in the languages that
+// name PHP's paths.
+func endsPath(rest []byte) bool {
+	return len(rest) == 0 || strings.IndexByte(" \t\r\n\v\f\"'`;:,|()<>{}[]&=#", rest[0]) >= 0
 }
