@@ -2,15 +2,20 @@ package fileset
 
 import (
 	"bytes"
+	"fmt"
 	"path"
 	"strings"
 
 	"github.com/jailup/jailup/internal/changeset"
 	"github.com/jailup/jailup/internal/phpconf"
+	"golang.org/x/sys/unix"
 )
 
 // maxBelow bounds how many entries below a prefix are looked at.
 const maxBelow = 10_000
+
+// maxOwn bounds one file that is carried, or laid aside.
+const maxOwn = 256 << 20
 
 // oldName is where the canonical path p was before; ok is false for what has not
 // moved.
@@ -101,8 +106,10 @@ func (s *selector) rewrite(text []byte) []byte {
 }
 
 // copyOf stages what lies at a physical path once more, with its owner and
-// times, without set-id bits; rewritten if that is asked. ok is false for what is
-// no file or link, and for a file that is too large for configuration.
+// times, without set-id bits; rewritten if that is asked and it is text of at most
+// maxConf. Of a larger file the bytes are kept: it is data that configuration
+// names. ok is false for what is no file or link. What is larger than maxOwn is an
+// error: left behind, it would not be where what names it looks from now on.
 func (s *selector) copyOf(p string, cur *changeset.State, rewrite bool) (name string, st changeset.State, ok bool, err error) {
 	m := Meta{Perm: cur.Mode & 0o1777, UID: int(cur.UID), GID: int(cur.GID), MtimeNS: cur.MtimeNS, Xattrs: map[string]string{}}
 	for k, v := range cur.Xattrs {
@@ -114,13 +121,25 @@ func (s *selector) copyOf(p string, cur *changeset.State, rewrite bool) (name st
 		name, st, err = s.in.Stage.PutLink(cur.Link, m)
 		return name, st, err == nil, err
 	}
-	text, ok := s.textAt(p, cur)
-	if !ok {
+	switch {
+	case cur.Mode&unix.S_IFMT != unix.S_IFREG:
 		return "", st, false, nil
+	case cur.Size > maxOwn:
+		return "", st, false, fmt.Errorf("cannot copy %s: it has %d bytes, more than %d", p, cur.Size, maxOwn)
+	case cur.Size > maxConf || !rewrite:
+		f, err := s.in.Root.OpenFile(p)
+		if err != nil {
+			return "", st, false, fmt.Errorf("cannot copy %s: %w", p, err)
+		}
+		defer f.Close()
+		name, st, err = s.in.Stage.Put(f, cur.Size, m)
+		return name, st, err == nil, err
 	}
-	if rewrite {
-		text = s.rewrite(text)
+	text, err := s.in.Root.ReadFile(p, maxConf)
+	if err != nil {
+		return "", st, false, fmt.Errorf("cannot copy %s: %w", p, err)
 	}
+	text = s.rewrite(text)
 	name, st, err = s.in.Stage.Put(bytes.NewReader(text), int64(len(text)), m)
 	return name, st, err == nil, err
 }

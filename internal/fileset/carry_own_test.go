@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -67,6 +68,62 @@ func TestSeriesOfAHostileJail(t *testing.T) {
 	list, err := os.ReadDir(outside)
 	require.NoError(t, err)
 	require.Empty(t, list)
+}
+
+// Data that configuration names is large, or no text, and goes along as it is.
+func TestSeriesCarriesData(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	h.in.Recipe = lang("1")
+	const ini = "/etc/lang/1/lang.ini"
+	h.whole(langDebs("1", nil)...)
+	large := strings.Repeat("path=/etc/lang/1/x\n", maxConf/18+1)
+	binary := "\x00\xff/etc/lang/1/x"
+	h.write("/etc/lang/1/own/browscap.ini", large)
+	h.write("/etc/lang/1/own/geo.mmdb", binary)
+	require.NoError(t, os.Chmod(h.path("/etc/lang/1/own/browscap.ini"), 0o640))
+	h.write("/etc/lang/1/own/names.ini", "browscap=/etc/lang/1/own/browscap.ini\n")
+	h.write("/etc/web/mods-available/lang1.extra", large)
+	h.write(ini, large)
+	h.series("1", "2", nil)
+	for p, want := range map[string]string{
+		"/etc/lang/2/own/browscap.ini": large, "/etc/lang/2/own/geo.mmdb": binary, "/etc/lang/2/lang.ini": large,
+		"/etc/lang/2/own/names.ini":       "browscap=/etc/lang/2/own/browscap.ini\n",
+		"/etc/lang/2/lang.ini.jailup-new": "; lang.ini of 2\n", ini: large,
+		"/etc/web/mods-available/lang2.extra": large, "/etc/web/mods-available/lang1.extra": "none",
+		"/etc/web/mods-available/lang1.extra.jailup-old": large,
+	} {
+		require.True(t, want == h.has(p), p)
+	}
+	require.EqualValues(t, 0o640, h.mode("/etc/lang/2/own/browscap.ini"))
+	require.Equal(t, "carried "+ini, h.action("/etc/lang/2/lang.ini"))
+}
+
+// The package's large file is compared whole, and --conf new loses nothing large.
+func TestLargeConffile(t *testing.T) {
+	t.Parallel()
+	large := strings.Repeat("x\n", maxConf/2+1)
+	h := newHouse(t)
+	h.in.Recipe = lang("1")
+	const shipped = "/usr/lib/lang/1/ini-production"
+	h.whole(langDebs("1", map[string]string{shipped: large + "1\n"})...)
+	h.write("/etc/lang/1/lang.ini", large+"mine\n")
+	h.in.Pristine = func(string) ([]byte, bool) { return []byte(large), true }
+	h.series("1", "2", map[string]string{"/usr/lib/lang/2/ini-production": large + "2\n"})
+	require.True(t, h.has("/etc/lang/2/lang.ini") == large+"mine\n")
+	require.True(t, h.has("/etc/lang/2/lang.ini.jailup-new") == large+"2\n")
+	h.in.ConfNew = true
+	h.series("2", "3", nil)
+	require.Equal(t, "; lang.ini of 3\n", h.has("/etc/lang/3/lang.ini"))
+	require.True(t, h.has("/etc/lang/3/lang.ini.jailup-old") == large+"mine\n")
+
+	h = newHouse(t)
+	h.whole(server("1", map[string]string{srvConf: "one"}, srvConf))
+	h.write(srvConf, large)
+	h.in.ConfNew = true
+	h.bring(server("2", map[string]string{srvConf: "two"}, srvConf))
+	require.Equal(t, "two", h.has(srvConf))
+	require.True(t, h.has(srvConf+".jailup-old") == large)
 }
 
 func sum(text string) string {

@@ -356,10 +356,13 @@ func TestSeriesIsBounded(t *testing.T) {
 	h := newHouse(t)
 	h.in.Recipe = lang("1")
 	h.whole(langDebs("1", nil)...)
-	h.write("/etc/lang/1/own/large", strings.Repeat("x", maxConf+1))
+	// Without it what names it would lead nowhere: that is no upgrade.
+	h.write("/etc/lang/1/own/large", "")
+	require.NoError(t, os.Truncate(h.path("/etc/lang/1/own/large"), maxOwn+1))
+	h.in.Recipe, h.in.Carry = lang("2"), moves("1", "2")
+	require.ErrorContains(t, h.try(langDebs("2", nil)...), "cannot copy /etc/lang/1/own/large: it has")
+	require.NoError(t, os.Remove(h.path("/etc/lang/1/own/large")))
 	h.series("1", "2", nil)
-	require.Equal(t, "none", h.has("/etc/lang/2/own/large"))
-	require.Equal(t, "obsolete", h.action("/etc/lang/1/own/large"))
 
 	deep := "/etc/lang/2/d" + strings.Repeat("/d", 40)
 	h.write(deep+"/f", "f")

@@ -101,7 +101,7 @@ func isText(b []byte) bool { return utf8.Valid(b) && !bytes.ContainsRune(b, 0) }
 // where a web server's configuration expects it, or where an earlier run has let
 // it listen. It returns nil where nothing is to be adapted.
 func (s *selector) adapt(p string, n *Node, st stand) (*Node, error) {
-	if n.State.Mode&unix.S_IFMT != unix.S_IFREG {
+	if n.State.Mode&unix.S_IFMT != unix.S_IFREG || n.State.Size > maxConf {
 		return nil, nil
 	}
 	value, ok := "", false

@@ -115,7 +115,7 @@ func (w *World) priority(n *Node, fallback int) (int, error) {
 	if fallback == 0 || n.State.Mode&unix.S_IFMT != unix.S_IFREG {
 		return fallback, nil
 	}
-	text, err := w.text(n)
+	text, err := w.head(n)
 	if err != nil {
 		return 0, err
 	}
@@ -135,8 +135,16 @@ var priorityRE = regexp.MustCompile(`(?m)^;[ \t]*priority[ \t]*=[ \t]*([0-9]{1,3
 // maxConf bounds what is read of one configuration file.
 const maxConf = 1 << 20
 
-// text reads a staged file.
+// text reads a staged file; one larger than maxConf is an error.
 func (w *World) text(n *Node) ([]byte, error) {
+	if n.State.Size > maxConf {
+		return nil, fmt.Errorf("cannot read %s: it has more than %d bytes", n.Path, maxConf)
+	}
+	return w.head(n)
+}
+
+// head reads what a staged file begins with.
+func (w *World) head(n *Node) ([]byte, error) {
 	f, err := w.stage.Open(n.Stage)
 	if err != nil {
 		return nil, err
