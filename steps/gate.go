@@ -150,13 +150,7 @@ func filesOf(t tree) confFiles {
 // dropModules takes out of the jail what --drop-module names: the module, and what
 // switches it on.
 func (e *Env) dropModules() error {
-	var names []string
-	for _, d := range e.dropped() {
-		names = append(names, d)
-		for _, p := range e.Recipe.Parts() {
-			names = append(names, p.Modules.Within[d]...)
-		}
-	}
+	names := e.droppedExtensions()
 	gone := map[string]bool{}
 	found := map[string]bool{}
 	for _, name := range names {
@@ -211,6 +205,18 @@ func (e *Env) dropped() []string {
 			if !slices.Contains(out, d) && !slices.Contains(e.Options.With, d) {
 				out = append(out, d)
 			}
+		}
+	}
+	return out
+}
+
+// droppedExtensions are these with all that their packages bring.
+func (e *Env) droppedExtensions() []string {
+	var out []string
+	for _, d := range e.dropped() {
+		out = append(out, d)
+		for _, p := range e.Recipe.Parts() {
+			out = append(out, p.Modules.Within[d]...)
 		}
 	}
 	return out

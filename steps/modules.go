@@ -189,7 +189,9 @@ func (e *Env) moduleWants(whole bool) ([]source.Want, error) {
 		m, tried := e.findModule(name, "")
 		if m.pkg == "" {
 			if e.canEnable(name) {
-				e.enable = append(e.enable, name)
+				if !slices.Contains(e.enable, name) {
+					e.enable = append(e.enable, name)
+				}
 				continue
 			}
 			return nil, fail(nil, "see what the sources offer: apt-cache search "+event.Clean(name, 60),
@@ -332,6 +334,13 @@ func (e *Env) resolveTarget(ctx context.Context) error {
 		e.note(event.Warning, n.Message, "")
 	}
 	e.index, e.Arch, e.modules, e.enable = ix, ix.Arch(), nil, nil
+	if e.old != nil {
+		for _, name := range e.old.Enabled { // asked for by an earlier --with
+			if !e.drops(name) {
+				e.enable = append(e.enable, name)
+			}
+		}
+	}
 	if err := e.chooseNext(); err != nil {
 		return err
 	}

@@ -40,7 +40,7 @@ func (u *unit) askPHP(t *checks.Target, s side) {
 	if !ok || len(part.PHP.Modules) == 0 {
 		return
 	}
-	t.Dropped = u.e.dropped()
+	t.Dropped = u.e.droppedExtensions()
 	t.Runtime = func(ctx context.Context) (checks.Runtime, error) { return u.e.runtime(ctx, part) }
 }
 

@@ -16,8 +16,14 @@ func ConfLine(c fileset.Conf) string {
 	case fileset.Kept:
 		return p + " was changed here and is kept"
 	case fileset.Beside:
+		if c.Beside == "" {
+			return fmt.Sprintf("%s was changed here and is kept; the package's version is %s in the run's folder, for a server would read it beside", p, event.Clean(c.Aside, 200))
+		}
 		return fmt.Sprintf("%s was changed here and is kept; the package's version lies beside it as %s", p, beside)
 	case fileset.Replaced:
+		if c.Aside != "" {
+			return fmt.Sprintf("%s is the package's; the one that was changed here is %s in the run's folder, for a server would read it beside", p, event.Clean(c.Aside, 200))
+		}
 		if c.Beside != "" {
 			return fmt.Sprintf("%s is the package's; the one that was changed here lies beside it as %s", p, beside)
 		}
@@ -53,7 +59,7 @@ func worthTelling(c fileset.Conf) bool {
 	case fileset.Kept, fileset.Beside, fileset.CarriedTo, fileset.Dropped, fileset.Obsolete:
 		return true
 	case fileset.Replaced:
-		return c.Beside != ""
+		return c.Beside != "" || c.Aside != ""
 	}
 	return false
 }

@@ -52,7 +52,7 @@ func (s *stage) prepare(ctx context.Context, run *Run) error {
 	e.sel, err = fileset.Select(ctx, fileset.Input{
 		Root: e.Root, Recipe: inJail(e.next()), Provided: provided, World: world, Stage: e.stage, Old: e.old,
 		ConfNew: e.Options.ConfNew, Known: known.identify, Shipped: known.shipped, Pristine: known.pristine,
-		Carry: e.carriedPrefixes(), KeepListen: e.listens, Wanted: e.wanted(world),
+		Carry: e.carriedPrefixes(), KeepListen: e.listens, Wanted: e.wanted(world), ReadByServer: e.readByServer,
 	})
 	if err != nil {
 		return err
@@ -106,6 +106,9 @@ func (e *Env) finishStage(ctx context.Context, run *Run) error {
 		return err
 	}
 	if err := e.findAffected(ctx); err != nil {
+		return err
+	}
+	if err := e.keepAside(); err != nil {
 		return err
 	}
 	if err := e.keepStage(); err != nil {
@@ -304,7 +307,7 @@ func (e *Env) carriedPrefixes() []fileset.Carried {
 
 // noteParts notes in a manifest what the jail was made of.
 func (e *Env) noteParts(m *manifest.Manifest) {
-	m.Servers, m.Modules, m.Editions, m.Dropped = nil, e.modules, nil, e.dropped()
+	m.Servers, m.Modules, m.Editions, m.Enabled, m.Dropped = nil, e.modules, nil, e.enable, e.dropped()
 	for _, p := range e.next().Parts() {
 		m.Servers = append(m.Servers, p.Name)
 		if ed := p.Edition(); ed.Series != "" {

@@ -64,6 +64,8 @@ type Manifest struct {
 	Servers  []string           `json:"servers,omitempty"`
 	Modules  []string           `json:"modules,omitempty"`
 	Editions map[string]Edition `json:"editions,omitempty"`
+	// Enabled are things of the servers' own packages that were switched on.
+	Enabled []string `json:"enabled,omitempty"`
 	// Dropped are modules that were left out on purpose, and stay out.
 	Dropped []string `json:"dropped,omitempty"`
 }
