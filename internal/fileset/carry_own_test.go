@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/jailup/jailup/internal/changeset"
 	"github.com/jailup/jailup/internal/manifest"
 )
 
@@ -97,6 +98,40 @@ func TestSeriesCarriesData(t *testing.T) {
 	}
 	require.EqualValues(t, 0o640, h.mode("/etc/lang/2/own/browscap.ini"))
 	require.Equal(t, "carried "+ini, h.action("/etc/lang/2/lang.ini"))
+}
+
+// In a jail made by hand a file of a package that the target has no more is known
+// by its content, and nothing of it is called changed.
+func TestSeriesKnowsWhatIsInNoPackageOfTheTarget(t *testing.T) {
+	t.Parallel()
+	for _, edited := range []bool{false, true} {
+		h := newHouse(t)
+		h.in.Recipe = lang("1")
+		h.whole(langDebs("1", nil)...)
+		h.m = nil
+		const file, link = "/etc/web/mods-available/lang1.extra", "/etc/web/mods-enabled/lang1.extra"
+		const text = "of another package\n"
+		h.write(file, text)
+		h.link(link, "../mods-available/lang1.extra")
+		h.in.Known = func(p string, st *changeset.State) (string, string, bool) {
+			return "lang1-extra", "1.1", p == file && st.SHA256 == sum(text)
+		}
+		if edited {
+			h.write(file, "mine\n")
+		}
+		h.series("1", "2", nil)
+		h.holds(map[string]string{file: "none", link: "none"})
+		if edited {
+			h.holds(map[string]string{"/etc/web/mods-available/lang2.extra": "mine\n", "/etc/web/mods-enabled/lang2.extra": "-> /etc/web/mods-available/lang2.extra",
+				file + ".jailup-old": "mine\n"})
+			continue
+		}
+		h.holds(map[string]string{"/etc/web/mods-available/lang2.extra": "none", file + ".jailup-old": "none",
+			"/etc/web/mods-enabled/lang2.extra": "none", link + ".jailup-old": "none"})
+		require.Empty(t, h.action(file))
+		require.Empty(t, h.action(link))
+		require.Equal(t, "dropped "+link, h.action("/etc/web/mods-enabled/lang2.extra"))
+	}
 }
 
 // The package's large file is compared whole, and --conf new loses nothing large.

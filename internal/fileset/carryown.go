@@ -13,7 +13,7 @@ import (
 // carryOwn looks at all that lies at the old places and that no package of the
 // target has: an administrator's files go along, what packages brought is removed.
 func (s *selector) carryOwn() error {
-	seen := map[string]bool{}
+	seen, links := map[string]bool{}, []string(nil)
 	for _, c := range s.in.Carry {
 		if c.New == c.Old {
 			continue
@@ -27,9 +27,16 @@ func (s *selector) carryOwn() error {
 				continue
 			}
 			seen[f] = true
-			if err := s.leftAt(f); err != nil {
+			if info, err := s.in.Root.Lstat(f); err == nil && info.IsSymlink() {
+				links = append(links, f) // judged by what becomes of the files
+			} else if err := s.leftAt(f); err != nil {
 				return err
 			}
+		}
+	}
+	for _, f := range links {
+		if err := s.leftAt(f); err != nil {
+			return err
 		}
 	}
 	for _, carry := range s.later {
@@ -65,11 +72,22 @@ func (s *selector) leftAt(f string) error {
 			return err
 		}
 	}
-	if untouched {
+	if untouched || s.leadsAway(st) {
 		s.remove(st)
 		return nil
 	}
 	return s.leave(st, nil)
+}
+
+// leadsAway tells of a link that nobody has recorded whether what it leads to was
+// recognised, and goes: with it goes the link that switched it on.
+func (s *selector) leadsAway(st stand) bool {
+	if st.cur.Link == "" || st.recorded {
+		return false
+	}
+	p, err := s.in.Root.Physical(target(st.canonical, st.cur.Link))
+	_, goes := s.out.gone[p]
+	return err == nil && goes
 }
 
 // carryFile brings a file that no package knows, or that jailup has made, to its
