@@ -143,6 +143,9 @@ type Configuration struct {
 	Test   []string `yaml:"test"`
 	// Option of the command line names another file than Main.
 	Option string `yaml:"option,omitempty"`
+	// TestWithout are options of the server's command line that its test does not
+	// take over: those that make it a daemon, or that hide what it says.
+	TestWithout []string `yaml:"test_without,omitempty"`
 	// Environment is a file of shell variables that the configuration uses.
 	Environment string `yaml:"environment,omitempty"`
 	// Fails are regular expressions over the lines of Test's output: one that fits
@@ -167,7 +170,8 @@ type Service struct {
 	// the master after them.
 	QuitChildren bool `yaml:"quit_children,omitempty"`
 	// Environment are globs over names of variables that the server is started
-	// with: those of the running server, else of Configuration.Environment.
+	// with, beside those that its configuration refers to: those of the running
+	// server, else of Configuration.Environment.
 	Environment []string `yaml:"environment,omitempty"`
 }
 

@@ -118,6 +118,7 @@ func (e *Env) findAffected(ctx context.Context) error {
 		}
 		u.facts.Affected = true
 		e.note(event.Info, fmt.Sprintf("%s of this jail has %s loaded, which changes: it is restarted and checked too", u.name(), path), "")
+		u.tellLost(server)
 		e.units = append([]*unit{u}, e.units...)
 		e.Affected = append(e.Affected, u.recipe[before])
 	}

@@ -170,6 +170,7 @@ func (e *Env) baselineNow(ctx context.Context, run *Run) error {
 		if !server.Running() {
 			down = append(down, u.name())
 		}
+		u.tellLost(server)
 		conf, err := u.configuration()
 		if err != nil {
 			e.note(event.Warning, fmt.Sprintf("cannot read the configuration of %s: %v", u.name(), err), "")

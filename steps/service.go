@@ -161,6 +161,7 @@ func (c *control) restart(ctx context.Context, server service.Server) error {
 		e.note(event.Info, e.Recipe.Name+" is down; it is started", "")
 		return c.start(ctx, server)
 	}
+	c.u.tellLost(server)
 	if err := c.told("test", func() error { return c.u.testConfiguration(ctx) }); err != nil {
 		return err
 	}

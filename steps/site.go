@@ -2,7 +2,6 @@ package steps
 
 import (
 	"fmt"
-	"path/filepath"
 	"strings"
 
 	"github.com/jailup/jailup/checks"
@@ -36,13 +35,16 @@ func readSite(files confFiles, r *recipes.Recipe, argv, env []string) (site, err
 	main := mainConf(r, argv)
 	switch r.Configuration.Reader {
 	case "nginx":
-		n, err := webconf.ReadNginx(files, main, prefixOf(r, argv))
+		n, err := webconf.ReadNginxGiven(files, main, prefixOf(r, argv), valuesOf(r, argv, "-g"))
 		if err != nil {
 			return nil, err
 		}
 		return nginxSite{n}, nil
 	case "apache":
-		o := webconf.ApacheOptions{Env: variables(env), ServerRoot: optionOf(argv, "-d"), Defines: optionsOf(argv, "-D")}
+		o := webconf.ApacheOptions{
+			Env: variables(env), ServerRoot: folderOf(r, argv, "-d"), Defines: valuesOf(r, argv, "-D"),
+			Before: valuesOf(r, argv, "-C"), After: valuesOf(r, argv, "-c"),
+		}
 		a, err := webconf.ReadApache(files, main, o)
 		if err != nil {
 			return nil, err
@@ -58,32 +60,8 @@ func readSite(files confFiles, r *recipes.Recipe, argv, env []string) (site, err
 	return nil, fmt.Errorf("cannot read the configuration of %s: there is no reader %s", r.Name, r.Configuration.Reader)
 }
 
-// mainConf is the configuration file that a server was started with.
-func mainConf(r *recipes.Recipe, argv []string) string {
-	c := r.Configuration
-	for _, name := range []string{c.Option, "-y"} {
-		if p := optionOf(argv, name); c.Option != "" && filepath.IsAbs(p) && (name == c.Option || c.Reader == "php-fpm") {
-			return p
-		}
-	}
-	return c.Main
-}
-
-// prefixOf is the directory in which nginx looks for what is named by a relative
-// path; "" where neither the command line nor the recipe tells.
-func prefixOf(r *recipes.Recipe, argv []string) string {
-	if p := optionOf(argv, "-p"); filepath.IsAbs(p) {
-		return p
-	}
-	for _, o := range r.Service.Options {
-		if o.Name == "-p" {
-			return o.Default
-		}
-	}
-	return ""
-}
-
-// optionOf returns the last value of an option: "-f x", "--long=x".
+// optionOf returns the last value of an option: "-f x", "-fx", "--long=x". It knows
+// nothing of other options, see valuesOf.
 func optionOf(argv []string, name string) string {
 	all := optionsOf(argv, name)
 	if len(all) == 0 {
@@ -99,6 +77,8 @@ func optionsOf(argv []string, name string) []string {
 			out = append(out, v)
 		} else if a == name && i+1 < len(argv) {
 			out = append(out, argv[i+1])
+		} else if v, ok := strings.CutPrefix(a, name); ok && v != "" && len(name) == 2 {
+			out = append(out, v)
 		}
 	}
 	return out

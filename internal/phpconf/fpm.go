@@ -22,6 +22,8 @@ type FPM struct {
 	Pools          []Pool // in the order of their first mention
 	Files          []string
 	Warnings       []Warning // what FPM warns of: an include that matches nothing
+
+	env []string // see EnvNames
 }
 
 // Pool is a pool of PHP-FPM's workers. Paths are absolute where FPM makes them
@@ -45,6 +47,9 @@ type Pool struct {
 	// ListenMode is "0660" by default. Owner and group are "" where they are
 	// not set: those of the master.
 	ListenOwner, ListenGroup, ListenMode string
+	// KeepsEnv tells that the workers get all of the master's environment
+	// (clear_env = no).
+	KeepsEnv bool
 	// PHP holds php_value, php_admin_value, php_flag and php_admin_flag, in
 	// the order of the files, under the directive's name ("memory_limit").
 	PHP  []Directive
@@ -138,7 +143,7 @@ func (r *fpmReader) line(file string, line int, text string) (include string, er
 		return "", nil
 	}
 	refuse := func(msg string) error { return &SyntaxError{File: file, Line: line, Msg: msg} }
-	fault, err := parseIni([]byte(text+"\n"), r.variable, constantOf, func(st statement) error {
+	fault, err := parseIni([]byte(text+"\n"), r.envVariable, constantOf, func(st statement) error {
 		err := r.count(st)
 		if err != nil {
 			return refuse(err.Error())
@@ -269,6 +274,8 @@ func (r *fpmReader) entry(name, value string) error {
 		p.AccessLog = value
 	case "slowlog":
 		p.SlowLog = value
+	case "clear_env":
+		p.KeepsEnv = value != "1"
 	}
 	return nil
 }
@@ -290,8 +297,11 @@ func (r *fpmReader) element(file string, line int, st statement) error {
 		default:
 			return fmt.Errorf("%s is neither on nor off", show(st.value))
 		}
+	case "env":
+		r.passes(st.value)
+		return nil
 	default:
-		return nil // env, access.suppress_path
+		return nil // access.suppress_path
 	}
 	p.PHP = append(p.PHP, d)
 	return nil

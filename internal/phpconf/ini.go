@@ -32,6 +32,8 @@ type Ini struct {
 	// Warnings are faults of the language. As in PHP a fault ends its file,
 	// what stands before it counts, and the next file is read.
 	Warnings []Warning
+
+	env []string // see EnvNames
 }
 
 // ReadIni reads a configuration of PHP: the file main ("/etc/php/8.2/fpm/php.ini"),
@@ -192,6 +194,7 @@ func (r *iniReader) variable(name string) (string, bool) {
 	if v, ok := r.set[name]; ok {
 		return v, true
 	}
+	refers(&r.ini.env, name)
 	return r.reader.variable(name)
 }
 

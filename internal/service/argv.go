@@ -71,6 +71,20 @@ func ArgvOf(p Process, spec Spec) []string {
 	return argv
 }
 
+// FromTitle tells that p shows a title in the place of its command line. The title
+// is written over the environment as well, of which nothing can be read then.
+func FromTitle(p Process) bool {
+	return len(p.args) > 0 && strings.Contains(p.args[0], ": ")
+}
+
+// OptionsLost tells that p shows a title which leaves options of its command line
+// out, so that what ArgvOf returns may not be all that it was started with: that of
+// php-fpm, and one that was cut.
+func OptionsLost(p Process, spec Spec) bool {
+	rest, master, _ := title(p.args, spec.Name)
+	return master && (p.cut || rest == "" || strings.HasPrefix(rest, "("))
+}
+
 // withConfiguration is the start command with another configuration file: the
 // one that a title "(FILE)" tells. It is nil if the title was cut, if the file is
 // told relative to a directory that is not known, or if no flag takes it.
@@ -150,11 +164,56 @@ func (f *Flag) attached(word string) (string, bool) {
 	return "", false
 }
 
+// Arg is one option of a command line, or a word that is none.
+type Arg struct {
+	Words []string // as they stand there: the option alone, or with its value
+	Name  string   // of the flag that it is, whichever of its names is written; "" if of none
+	Value string   // of the flag
+}
+
+// Args splits a command line after its first word. A value may stand in the next
+// word or in the option's own (-f/x, --file=/x), and the option behind others of
+// one letter (-qc /x): those are told as a word of their own then.
+func Args(argv []string, flags []Flag) []Arg {
+	var all []Arg
+	for _, o := range options(argv, flags) {
+		a := Arg{Words: o.words, Value: o.value}
+		if o.flag != nil {
+			a.Name = o.flag.Name
+		}
+		all = append(all, a)
+	}
+	return all
+}
+
+// bundle parts letters that take no value ("-q") from the option that follows them
+// in one word ("-qc").
+func bundle(word string, flags []Flag) (letters, rest string, ok bool) {
+	if len(word) < 3 || word[0] != '-' || word[1] == '-' {
+		return "", "", false
+	}
+	for i := 1; i < len(word); i++ {
+		letter := "-" + word[i:i+1]
+		if slices.ContainsFunc(flags, func(f Flag) bool { return f.is(letter) }) {
+			return word[:i], "-" + word[i:], i > 1
+		}
+		if c := word[i]; (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && c != '?' {
+			break
+		}
+	}
+	return "", "", false
+}
+
 // options splits a command line after its first word.
 func options(argv []string, flags []Flag) []option {
 	var all []option
 next:
 	for i := 1; i < len(argv); i++ {
+		if letters, rest, ok := bundle(argv[i], flags); ok {
+			all = append(all, option{words: []string{letters}})
+			argv = slices.Clone(argv)
+			argv[i] = rest
+		}
 		for j := range flags {
 			f := &flags[j]
 			if f.is(argv[i]) && i+1 < len(argv) {

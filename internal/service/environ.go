@@ -54,7 +54,7 @@ func Environ(p Process) ([]string, error) {
 	if err != nil {
 		return fail(err)
 	}
-	if first, _, _ := bytes.Cut(args, []byte{0}); bytes.Contains(first, []byte(": ")) {
+	if first, _, _ := bytes.Cut(args, []byte{0}); FromTitle(Process{args: []string{string(first)}}) {
 		return nil, nil
 	}
 	raw, err = readSmall(d, "environ", maxEnviron)

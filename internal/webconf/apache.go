@@ -18,6 +18,7 @@ type Apache struct {
 	files    []string
 	modules  []Module
 	warnings []string
+	env      []string // see EnvNames
 
 	// What many virtual hosts ask for, looked up once.
 	main      map[string]*Directive // by lower name: the last outside all sections
@@ -35,6 +36,9 @@ type ApacheOptions struct {
 	Env map[string]string
 	// Defines are the names given with -D.
 	Defines []string
+	// Before and After are directives given with -C and -c: they count as lines
+	// before and behind the files.
+	Before, After []string
 	// ServerRoot is the one built in, or given with -d; "" is the folder of
 	// the main file, as it is on Debian. The directive of this name beats it.
 	ServerRoot string
@@ -75,11 +79,11 @@ func readApache(files FS, main string, o ApacheOptions, done func(*apacheReader)
 	for _, name := range static() {
 		r.loaded[name] = true
 	}
-	tree, err := r.file(absoluteIn(root, main))
+	tree, err := r.all(absoluteIn(root, main), o)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the configuration of apache: %w", err)
 	}
-	a := &Apache{Directives: tree, root: r.root, files: r.files, modules: r.modules}
+	a := &Apache{Directives: tree, root: r.root, files: r.files, modules: r.modules, env: r.used}
 	a.index()
 	a.dubious(r)
 	a.warnings = r.warnings

@@ -158,6 +158,7 @@ func (r *apacheReader) resolve(line string, at position) (string, error) {
 		}
 		value, known := r.vars[name]
 		if !known {
+			r.refers(name)
 			value, known = r.env[name]
 		}
 		if !known {

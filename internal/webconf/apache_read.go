@@ -22,6 +22,7 @@ type apacheReader struct {
 	modules  []Module
 	loaded   map[string]bool // names by which <IfModule> knows a module
 	warnings []string
+	used     []string // names of the environment that lines refer to
 	files    []string
 	seen     map[string]bool
 
@@ -54,6 +55,36 @@ func (r *apacheReader) warn(at position, text string) {
 		}
 	}
 	r.warnings = append(r.warnings, text)
+}
+
+// all reads the main file, with what the command line puts before and behind it.
+func (r *apacheReader) all(main string, o ApacheOptions) ([]*Directive, error) {
+	tree, err := r.given(o.Before)
+	if err != nil {
+		return nil, err
+	}
+	for _, read := range []func() ([]*Directive, error){
+		func() ([]*Directive, error) { return r.file(main) },
+		func() ([]*Directive, error) { return r.given(o.After) },
+	} {
+		more, err := read()
+		if err != nil {
+			return nil, err
+		}
+		tree = append(tree, more...)
+	}
+	return tree, nil
+}
+
+// given reads lines that stand on the command line.
+func (r *apacheReader) given(lines []string) ([]*Directive, error) {
+	src := &apacheSource{file: commandLine}
+	for i, l := range lines {
+		if l = strings.TrimFunc(l, isApacheSpace); l != "" && l[0] != '#' {
+			src.lines = append(src.lines, apacheLine{l, i + 1})
+		}
+	}
+	return r.block(src, apacheSection{})
 }
 
 // file reads one file. Its sections must be closed within it.

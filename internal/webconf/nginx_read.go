@@ -34,6 +34,15 @@ type Nginx struct {
 // file and line; a file that cannot be read wraps the FS's error. In both
 // cases nginx would not start either, save for the bounds.
 func ReadNginx(fsys FS, conf, prefix string) (*Nginx, error) {
+	return ReadNginxGiven(fsys, conf, prefix, nil)
+}
+
+// commandLine is the File of a directive that stands in no file.
+const commandLine = "the command line"
+
+// ReadNginxGiven is ReadNginx for a server that was given directives on its
+// command line (-g): they count as written before those of the main file.
+func ReadNginxGiven(fsys FS, conf, prefix string, given []string) (*Nginx, error) {
 	if !path.IsAbs(prefix) && prefix != "" {
 		return nil, fmt.Errorf("cannot read the configuration of nginx: prefix %s is not absolute", show(prefix))
 	}
@@ -48,7 +57,12 @@ func ReadNginx(fsys FS, conf, prefix string) (*Nginx, error) {
 		prefix = path.Dir(conf)
 	}
 	r := &nginxReader{fsys: fsys, confDir: path.Dir(conf), seen: map[string]bool{}}
-	tree, err := r.file(conf, false)
+	tree, err := r.given(given)
+	if err == nil {
+		var more []*Directive
+		more, err = r.file(conf, false)
+		tree = append(tree, more...)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the configuration of nginx: %w", err)
 	}
@@ -75,6 +89,23 @@ type position struct {
 
 func (p position) fault(format string, args ...any) error {
 	return &SyntaxError{File: p.file, Line: p.line, Msg: fmt.Sprintf(format, args...)}
+}
+
+// given reads what stands on the command line.
+func (r *nginxReader) given(texts []string) ([]*Directive, error) {
+	var all []*Directive
+	for _, text := range texts {
+		l := newLexer([]byte(text))
+		list, closed, err := r.block(l, commandLine, false)
+		if err != nil {
+			return nil, err
+		}
+		if closed {
+			return nil, position{commandLine, l.line}.fault(`unexpected "}"`)
+		}
+		all = append(all, list...)
+	}
+	return all, nil
 }
 
 // file reads one file as a sequence of directives. Drop reads without keeping.
