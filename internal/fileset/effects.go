@@ -88,7 +88,8 @@ func (w *World) enable(e recipes.Enable, off []string) error {
 		}
 		dir := Canonical(e.To)
 		link := path.Join(dir, base)
-		if w.shipped[link] || w.nodes[link] != nil {
+		// An entry before this one may have a place of its own for it.
+		if w.shipped[link] || w.nodes[link] != nil || w.linked[path.Join(dir, path.Base(n.Path))] {
 			continue
 		}
 		target := n.Path
@@ -100,6 +101,7 @@ func (w *World) enable(e recipes.Enable, off []string) error {
 			return err
 		}
 		w.add(&Node{Path: link, Shipped: link, Package: n.Package, Owned: true, Conf: true, Stage: staged, State: st, enable: true})
+		w.linked[path.Join(dir, path.Base(n.Path))] = true
 	}
 	return nil
 }

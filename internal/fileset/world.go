@@ -49,6 +49,7 @@ type Node struct {
 // file jail could need it. Contents lie in the stage.
 type World struct {
 	nodes    map[string]*Node
+	linked   map[string]bool // by folder and name: what Effects have switched on there
 	shipped  map[string]bool // every canonical path of the packages, also of what is not unpacked
 	stage    *Stage
 	packages map[string]string
@@ -66,7 +67,7 @@ func NewWorld(stage *Stage, extra func(canonical string) bool) *World {
 	if extra == nil {
 		extra = func(string) bool { return false }
 	}
-	return &World{nodes: map[string]*Node{}, shipped: map[string]bool{}, stage: stage, packages: map[string]string{}, extra: extra, ca: map[string][]byte{}}
+	return &World{nodes: map[string]*Node{}, shipped: map[string]bool{}, linked: map[string]bool{}, stage: stage, packages: map[string]string{}, extra: extra, ca: map[string][]byte{}}
 }
 
 // Unpack adds one package. Of a package that the recipe does not own only
