@@ -36,7 +36,10 @@ func ConfLine(c fileset.Conf) string {
 		return fmt.Sprintf("%s is the package's, in the place of %s", p, was)
 	case fileset.CarriedTo:
 		text := fmt.Sprintf("%s carries on what %s says", p, was)
-		if c.Beside != "" {
+		switch {
+		case c.Aside != "":
+			text += "; the package's version is " + event.Clean(c.Aside, 200) + " in the run's folder, for a server would read it beside"
+		case c.Beside != "":
 			text += "; the package's version lies beside it as " + beside
 		}
 		return text
@@ -45,6 +48,9 @@ func ConfLine(c fileset.Conf) string {
 	case fileset.Adapted:
 		return p + " is the package's, and listens where it did before"
 	case fileset.Obsolete:
+		if c.Aside != "" {
+			return fmt.Sprintf("%s is of no package any more; it was changed here, and is %s in the run's folder, for a server would read it", p, event.Clean(c.Aside, 200))
+		}
 		if c.Beside != "" {
 			return fmt.Sprintf("%s is of no package any more; it was changed here, and lies on as %s", p, beside)
 		}
