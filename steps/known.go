@@ -80,7 +80,29 @@ func (k *known) candidates(canonical string) []string {
 			out = append(out, name)
 		}
 	}
+	if name := k.sibling(canonical); name != "" && !slices.Contains(out, name) {
+		out = append(out, name)
+	}
 	return out
+}
+
+// sibling is the package of another way to run PHP whose file lies in Apache's
+// folders as well, at a place that moves with the series; "" for no such file.
+func (k *known) sibling(canonical string) string {
+	dir, base := filepath.Split(canonical)
+	name := strings.TrimSuffix(base, filepath.Ext(base))
+	moves := slices.ContainsFunc(k.e.carriedPrefixes(), func(c fileset.Carried) bool {
+		return c.Old != c.New && !strings.HasSuffix(c.Old, "/") && strings.HasPrefix(canonical, c.Old)
+	})
+	switch {
+	case !moves:
+		return ""
+	case dir == "/etc/apache2/conf-available/":
+		return name // php8.2-fpm.conf is of php8.2-fpm
+	case dir == "/etc/apache2/mods-available/":
+		return "libapache2-mod-" + name
+	}
+	return ""
 }
 
 // names are the packages of the target, and those of the series that the jail is
