@@ -3,9 +3,12 @@
 package e2e
 
 import (
+	"bufio"
+	"encoding/binary"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -54,14 +57,16 @@ func TestFaultsOfTwoServers(t *testing.T) {
 	trace := tracePHP(t, s)
 	before, version := quiet(t, s.Dir), s.requireUp(t)
 	f := &faultRun{t: t, h: s.h, j: s.Jail}
-	counter := filepath.Join(s.h.dir, "counter")
 	socket := filepath.Join(s.Dir, s.FastCGI)
 	whole := func(what string) {
 		t.Helper()
-		lab.Eventually(t, 5*time.Second, what+": the page answers", func() bool {
+		for began := time.Now(); ; time.Sleep(5 * time.Millisecond) {
 			status, body, err := s.TryGet("/index.php")
-			return err == nil && status == 200 && strings.Contains(body, "version "+version)
-		})
+			if err == nil && status == 200 && strings.Contains(body, "version "+version) {
+				break
+			}
+			require.Less(t, time.Since(began), 10*time.Second, "%s: the page does not answer: %d %v; %s", what, status, err, guardianLog(t, s))
+		}
 		f.noGuardian(what)
 		require.Empty(t, lab.DiffTrees(before, quiet(t, s.Dir)), what)
 		s.requireUp(t)
@@ -78,11 +83,7 @@ func TestFaultsOfTwoServers(t *testing.T) {
 		"before both started": start + 1,
 		"verify":              at(t, trace, `"do verify"`) + 6,
 	} {
-		require.NoError(t, os.RemoveAll(counter))
-		s.h.env = []string{"JAILUP_FAULT=kill:" + strconv.Itoa(n), "JAILUP_FAULT_COUNTER=" + counter}
-		r := s.h.run("upgrade", "nginx", "--jail", s.Dir, "--soak", "0s")
-		s.h.env = nil
-		require.Equal(t, -1, r.Exit, "%s: %s", what, r)
+		killAfter(t, s, at(t, trace, `"do arm"`), n, what)
 		whole(what)
 	}
 
@@ -99,6 +100,44 @@ func TestFaultsOfTwoServers(t *testing.T) {
 		killAt(t, cmd, func() bool { return now(masters) })
 		whole(what)
 	}
+}
+
+// guardianLog is what the guardian of the last run has said.
+func guardianLog(t *testing.T, s *stack) string {
+	t.Helper()
+	logs, err := filepath.Glob(filepath.Join(s.h.dir, "state/*/runs/*/guardian.log"))
+	require.NoError(t, err)
+	require.NotEmpty(t, logs)
+	text, err := os.ReadFile(slices.Max(logs))
+	require.NoError(t, err)
+	return string(text)
+}
+
+// killAfter runs an upgrade and kills it at point n of the trace. What is counted
+// before step arm differs from run to run, by what lies in earlier snapshots: so the
+// count is set when that step begins.
+func killAfter(t *testing.T, s *stack, arm, n int, what string) {
+	t.Helper()
+	const far = 1 << 40 // no run gets there by counting
+	counter := filepath.Join(s.h.dir, "counter")
+	require.NoError(t, os.WriteFile(counter, make([]byte, 8), 0o600))
+	cmd := s.h.command("upgrade", "nginx", "--jail", s.Dir, "--soak", "0s")
+	cmd.Env = append(cmd.Env, "JAILUP_FAULT=kill:"+strconv.Itoa(far+n), "JAILUP_FAULT_COUNTER="+counter)
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		if !strings.Contains(lines.Text(), `"kind":"step.start","step":"arm"`) {
+			continue
+		}
+		file, err := os.OpenFile(counter, os.O_WRONLY, 0)
+		require.NoError(t, err)
+		_, err = file.Write(binary.NativeEndian.AppendUint64(nil, uint64(far+arm)))
+		require.NoError(t, err)
+		require.NoError(t, file.Close())
+	}
+	_ = cmd.Wait()
+	require.Equal(t, -1, cmd.ProcessState.ExitCode(), what)
 }
 
 // steps are the names of the steps that a run began, with what they did.
