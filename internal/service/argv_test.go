@@ -112,3 +112,46 @@ func FuzzParseStat(f *testing.F) {
 	f.Add([]byte("12 (a) S 3 12 11 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 2 0 987654321 1 2\n"))
 	f.Fuzz(func(t *testing.T, b []byte) { _, _ = parseStat(b) })
 }
+
+func TestArgs(t *testing.T) {
+	t.Parallel()
+	flags := []Flag{{Name: "-c"}, {Name: "--fpm-config", Aliases: []string{"-y"}}}
+	for line, want := range map[string][]Arg{
+		"x":               nil,
+		"x -q a":          {{Words: []string{"-q"}}, {Words: []string{"a"}}},
+		"x -c /a":         {{Words: []string{"-c", "/a"}, Name: "-c", Value: "/a"}},
+		"x -c/a":          {{Words: []string{"-c/a"}, Name: "-c", Value: "/a"}},
+		"x -qtc /a":       {{Words: []string{"-qt"}}, {Words: []string{"-c", "/a"}, Name: "-c", Value: "/a"}},
+		"x -qc/a":         {{Words: []string{"-q"}}, {Words: []string{"-c/a"}, Name: "-c", Value: "/a"}},
+		"x -y/a":          {{Words: []string{"-y/a"}, Name: "--fpm-config", Value: "/a"}},
+		"x --fpm-config=": {{Words: []string{"--fpm-config="}, Name: "--fpm-config"}},
+		"x --fpm-cx /a":   {{Words: []string{"--fpm-cx"}}, {Words: []string{"/a"}}},
+		"x -c":            {{Words: []string{"-c"}}},
+		"x -q/c":          {{Words: []string{"-q/c"}}},
+	} {
+		argv := strings.Fields(line)
+		require.Equal(t, want, Args(argv, flags), line)
+		require.Equal(t, strings.Fields(line), argv)
+	}
+}
+
+func TestFromTitle(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		spec        Spec
+		args        []string
+		title, lost bool
+	}{
+		{nginxSpec(), []string{"nginx: master process /usr/sbin/nginx -c /x"}, true, false},
+		{nginxSpec(), []string{"nginx: master pro"}, true, true},
+		{nginxSpec(), []string{"/usr/sbin/nginx", "-g", "a: b"}, false, false},
+		{fpmSpec("8.2"), []string{"php-fpm: master process (/etc/x.conf)"}, true, true},
+		{fpmSpec("8.2"), []string{"php-fpm: pool www"}, true, false},
+		{apacheSpec(), []string{"/usr/sbin/apache2", "-k", "start"}, false, false},
+		{apacheSpec(), nil, false, false},
+	} {
+		p := Process{args: tt.args}
+		require.Equal(t, tt.title, FromTitle(p), tt.args)
+		require.Equal(t, tt.lost, OptionsLost(p, tt.spec), tt.args)
+	}
+}
