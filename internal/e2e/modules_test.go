@@ -91,26 +91,31 @@ func TestModulesComeAndGo(t *testing.T) {
 	s := createdStack(t, pair.Old, "nginx", "php-fpm,mysql")
 	s.offer(pair.New)
 	s.requireUp(t, "mysqli")
+	before := quiet(t, s.Dir)
 	s.upgrade(0, "upgraded", "--with", "imap,memcached")
 	s.requireUp(t, "mysqli", "imap", "memcached", "igbinary")
 	require.Contains(t, s.status(0)["packages"], module(t, "imap"))
 	s.upgrade(0, "current")
+	s.rollback()
+	require.Empty(t, lab.DiffTrees(before, quiet(t, s.Dir)))
 
-	before := quiet(t, s.Dir)
-	s.upgrade(0, "upgraded", "--drop-module", "imap")
-	s.requireUp(t, "mysqli", "memcached")
+	// What one package brings goes as one.
+	s.upgrade(0, "upgraded", "--with", "imap", "--drop-module", "mysql")
+	s.requireUp(t, "imap")
 	_, ext := s.PHP(t)
-	require.NotContains(t, ext, "imap")
-	require.NotContains(t, s.status(0)["packages"], module(t, "imap"))
+	for _, gone := range []string{"mysqli", "pdo_mysql", "mysqlnd"} {
+		require.NotContains(t, ext, gone)
+	}
+	require.NotContains(t, s.status(0)["packages"], module(t, "mysql"))
 	for _, sub := range []string{"fpm/conf.d", "mods-available"} {
-		found, err := filepath.Glob(filepath.Join(s.Dir, "etc/php/*", sub, "*imap*"))
+		found, err := filepath.Glob(filepath.Join(s.Dir, "etc/php/*", sub, "*mysql*"))
 		require.NoError(t, err)
 		require.Empty(t, found)
 	}
 	s.upgrade(0, "current")
 	s.rollback()
 	require.Empty(t, lab.DiffTrees(before, quiet(t, s.Dir)))
-	s.requireUp(t, "mysqli", "imap")
+	s.requireUp(t, "mysqli")
 }
 
 // What is wrong with a command line or with a configuration is said in one line,

@@ -18,6 +18,7 @@ func TestPHPOfACreatedJail(t *testing.T) {
 	for name, c := range map[string]struct{ server, with string }{
 		"nginx and FPM":   {"nginx", "php-fpm"},
 		"apache with PHP": {"apache", "mod-php"},
+		"apache and FPM":  {"apache", "php-fpm"},
 	} {
 		t.Run(name, func(t *testing.T) { t.Parallel(); createdThereAndBack(t, c.server, c.with) })
 	}
