@@ -43,11 +43,12 @@ type Mark struct {
 // logCheck reads what an error log got since a mark. Without a mark it
 // records what the log complains about anyway.
 type logCheck struct {
-	name   string
-	part   string
-	files  Files
-	path   string
-	format LogFormat
+	excused []string // see Target
+	name    string
+	part    string
+	files   Files
+	path    string
+	format  LogFormat
 
 	mu      sync.Mutex
 	marked  bool

@@ -22,6 +22,7 @@ func (c *logCheck) line(s string) {
 	switch {
 	case level == levelError:
 		c.lastErr = event.Clean(message, 300)
+	case level == levelStart && slices.ContainsFunc(c.excused, func(name string) bool { return strings.Contains(message, "'"+name+"'") }):
 	case level == levelStart:
 		if c.told == "" {
 			c.told = event.Clean(message, 300)

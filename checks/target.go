@@ -113,6 +113,9 @@ type Target struct {
 	// meant to go, by the name of the extension ("imap").
 	Runtime func(ctx context.Context) (Runtime, error)
 	Dropped []string
+	// Excused are extensions of which it is known that they could not be loaded
+	// before either: what a log says of them at a start is no news.
+	Excused []string
 	// Dial connects to "tcp" addresses and, by path in the jail, to "unix"
 	// ones; nil dials from where jailup runs.
 	Dial DialFunc
@@ -140,7 +143,7 @@ func (t *Target) logs() []Check {
 	}
 	var list []Check
 	for _, l := range t.ErrorLogs {
-		list = append(list, &logCheck{name: t.name(KindLog, l.Path), part: t.Part, files: files, path: l.Path, format: l.Format})
+		list = append(list, &logCheck{name: t.name(KindLog, l.Path), part: t.Part, files: files, path: l.Path, format: l.Format, excused: t.Excused})
 	}
 	return list
 }

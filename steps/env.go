@@ -115,6 +115,7 @@ type Env struct {
 	units    []*unit
 	modules  []string // packages that are asked for beside the recipe's
 	enable   []string // what is to be switched on
+	excused  []string // modules that did not fit before either
 	guardian *guard.Guardian
 	prober   *checks.Prober
 	target   *source.Target

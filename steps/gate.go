@@ -39,17 +39,29 @@ func (e *Env) gate() error {
 		was := slices.ContainsFunc(then, func(o abi.Misfit) bool { return o.Name == m.Name && o.Reason == m.Reason && o.Has == m.Has })
 		if was || m.Loads {
 			e.note(event.Warning, misfitText(m), "")
+			e.excused = append(e.excused, m.Name)
 			continue
 		}
 		bad = append(bad, m)
 	}
 	if len(bad) == 0 {
-		return nil
+		return e.saveJSON(excusedFile, e.excused)
 	}
 	for _, m := range bad[1:] {
 		e.note(event.Warning, misfitText(m), "")
 	}
 	return fail(nil, e.misfitHint(bad[0]), "cannot go on: %s", misfitText(bad[0]))
+}
+
+// excusedFile holds, with the run, the modules that did not fit before either.
+const excusedFile = "excused.json"
+
+// excusedModules are those of the run, from memory or from its folder.
+func (e *Env) excusedModules() []string {
+	if e.excused == nil {
+		_ = e.loadJSON(excusedFile, &e.excused) // none, where nothing was excused
+	}
+	return e.excused
 }
 
 func misfitText(m abi.Misfit) string {

@@ -55,12 +55,27 @@ func (s *stage) prepare(ctx context.Context, run *Run) error {
 		Carry: e.carriedPrefixes(), KeepListen: e.listens, Wanted: e.wanted(world), ReadByServer: e.readByServer,
 	})
 	if err != nil {
-		return err
+		return e.moduleHint(err)
 	}
 	if err := e.dropModules(); err != nil {
 		return err
 	}
 	return e.finishStage(ctx, run)
+}
+
+// moduleHint tells how to go on where it is a module that cannot be had.
+func (e *Env) moduleHint(err error) error {
+	for _, part := range e.next().Parts() {
+		before, after, ok := strings.Cut(part.Modules.Files, "{module}")
+		if !ok {
+			continue
+		}
+		_, rest, found := strings.Cut(err.Error(), before)
+		if name, _, end := strings.Cut(rest, after); found && end && moduleName.MatchString(name) {
+			return &Error{Err: err, Hint: "to go without it: --drop-module " + name}
+		}
+	}
+	return err
 }
 
 // trial exchanges two files of the stage: a file system that cannot is found out
@@ -100,7 +115,7 @@ func (e *Env) finishStage(ctx context.Context, run *Run) error {
 		return err
 	}
 	if err := e.checkELF(ctx); err != nil {
-		return err
+		return e.moduleHint(err)
 	}
 	if err := e.gate(); err != nil {
 		return err
@@ -197,6 +212,15 @@ func (e *Env) versions() (from, to map[string]string) {
 			from[f.Package] = e.old.Packages[f.Package]
 		} else if v, ok := e.sel.From[f.Package]; ok {
 			from[f.Package] = v
+		}
+	}
+	// A package whose files are the same in both versions was there in the version
+	// of its siblings, which were built together with it.
+	for p, v := range from {
+		for q, w := range from {
+			if e.old == nil && v == to[p] && to[q] == to[p] && w != to[q] {
+				from[p] = w
+			}
 		}
 	}
 	return from, to

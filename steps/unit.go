@@ -275,7 +275,7 @@ func (u *unit) target(s side) (checks.Target, error) {
 			}
 			return p, nil
 		},
-		RootDev: dev, RootIno: ino, Files: e.Root, Parents: e.Root,
+		RootDev: dev, RootIno: ino, Files: e.Root, Parents: e.Root, Excused: e.excusedModules(),
 	}
 	if err := u.lookOutside(&t); err != nil {
 		return checks.Target{}, err

@@ -3,6 +3,7 @@ package e2e
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -133,4 +134,41 @@ func TestNoWayBackUnasked(t *testing.T) {
 	require.Equal(t, pid, j.MasterPID())
 	require.Empty(t, lab.DiffTrees(before, stateless(t, j.Dir)))
 	h.must(0, "upgraded", "upgrade", "nginx", "--jail", j.Dir, "--soak", "0s", "--version", pair.OldVersion)
+}
+
+// A server that would only be restarted, for a library that it has loaded, is not
+// stopped where it would not start again; nor is the one that is upgraded.
+func TestAffectedServerThatWouldNotStart(t *testing.T) {
+	t.Parallel()
+	pair := phpPair(t)
+	j := lab.ApacheJail(t, pair.Old, lab.InDir(filepath.Join(lab.ShmDir(t), "chroot")), lab.Also("/usr/sbin/nginx", "/etc/nginx/mime.types"))
+	port := strconv.Itoa(lab.FreePort(t))
+	for _, d := range []string{"var/log/nginx", "var/lib/nginx"} {
+		require.NoError(t, os.MkdirAll(filepath.Join(j.Dir, d), 0o755))
+	}
+	conf := filepath.Join(j.Dir, "etc/nginx/nginx.conf")
+	good := "user www-data;\npid /run/nginx.pid;\nerror_log /var/log/nginx/error.log;\nevents {}\nhttp { access_log off; server { listen 127.0.0.1:" + port + "; root /srv/www; } }\n"
+	require.NoError(t, os.WriteFile(conf, []byte(good), 0o644))
+	j.Start(t)
+	out, err := inJail(j.Dir, "/usr/sbin/nginx").CombinedOutput()
+	require.NoError(t, err, string(out))
+	require.NoError(t, os.WriteFile(conf, []byte(good+"broken;\n"), 0o644))
+	s := stackOf(t, j, "nginx")
+	s.server, s.parts = "apache", []string{"nginx", "apache2"}
+	s.offer(lab.ReplaceDebs(t, pair.Old, newer(t, pair, "libc6", "libc.so.6", nil)), pair.Old)
+	s.refuses(t, 1, nil, "nginx", "would not start again")
+
+	require.NoError(t, os.WriteFile(conf, []byte(good), 0o644))
+	pids := s.masters()
+	s.upgrade(0, "upgraded")
+	for i, pid := range s.masters() {
+		require.NotZero(t, pid)
+		require.NotEqual(t, pids[i], pid, "%s was not restarted", s.parts[i])
+	}
+	pids = s.masters()
+	s.rollback()
+	for i, pid := range s.masters() {
+		require.NotZero(t, pid)
+		require.NotEqual(t, pids[i], pid, "%s was not restarted by the rollback", s.parts[i])
+	}
 }
