@@ -78,6 +78,7 @@ apt-sources: /etc/apt/sources.list
 keyring: /usr/share/keyrings/x.gpg
 suite: bookworm
 version: 1.10
+drop-module: [imap]
 with: [headers-more]
 hold: [nginx, libc6]
 listen: 127.0.0.1:8080
@@ -124,7 +125,7 @@ func TestWhole(t *testing.T) {
 	require.False(t, *c.Rehearse)
 	require.Equal(t, []string{"/var/cache/**"}, *c.Snapshot.Exclude)
 	require.Equal(t, yaml.SequenceNode, c.Checks.Kind)
-	require.Equal(t, 23, c.Checks.Line, "checks keep their position")
+	require.Equal(t, 24, c.Checks.Line, "checks keep their position")
 
 	jails := c.Jails()
 	require.Len(t, jails, 2)

@@ -22,10 +22,10 @@ type Settings struct {
 	AptSources *[]string `yaml:"apt-sources" abs:"yes"` // files instead of the host's own sources
 	Keyring    *string   `yaml:"keyring" abs:"yes"`
 	Suite      *string   `yaml:"suite"`
-	Version    *string   `yaml:"version"`                   // an exact one or constraints on the upstream version
-	With       *[]string `yaml:"with"`                      // modules
-	DropModule *[]string `yaml:"drop-module" only:"global"` // modules that are to go; a flag
-	Hold       *[]string `yaml:"hold"`                      // packages that stay as they are
+	Version    *string   `yaml:"version"`     // an exact one or constraints on the upstream version
+	With       *[]string `yaml:"with"`        // modules
+	DropModule *[]string `yaml:"drop-module"` // modules that are to go
+	Hold       *[]string `yaml:"hold"`        // packages that stay as they are
 	Listen     *string   `yaml:"listen"`
 
 	Strategy     *string   `yaml:"strategy" oneof:"restart|handover|auto"`

@@ -40,18 +40,18 @@ func TestFakeNginxGoesWrong(t *testing.T) {
 		ways []string
 		look func(t *testing.T, j *Jail)
 	}{
-		"dies": {[]string{"die-after 300ms"}, func(t *testing.T, j *Jail) {
+		"dies": {[]string{"die-after 3s"}, func(t *testing.T, j *Jail) {
 			j.Start(t)
-			Eventually(t, 5*time.Second, "all of it is gone", func() bool { return len(j.Processes()) == 0 })
+			Eventually(t, 15*time.Second, "all of it is gone", func() bool { return len(j.Processes()) == 0 })
 		}},
 		"status": {[]string{"status 502"}, func(t *testing.T, j *Jail) {
 			j.Start(t)
 			status, _ := j.Get(t, "/")
 			require.Equal(t, 502, status)
 		}},
-		"worker": {[]string{"worker-dies-after 300ms"}, func(t *testing.T, j *Jail) {
+		"worker": {[]string{"worker-dies-after 3s"}, func(t *testing.T, j *Jail) { // after it has answered, also on a slow machine
 			j.Start(t)
-			Eventually(t, 5*time.Second, "only the master is left", func() bool { return len(j.Processes()) == 1 })
+			Eventually(t, 15*time.Second, "only the master is left", func() bool { return len(j.Processes()) == 1 })
 		}},
 		"start": {[]string{"start-fails no luck", "test-fails bad luck"}, func(t *testing.T, j *Jail) {
 			for _, args := range [][]string{{serverPath}, {serverPath, "-t"}} {
