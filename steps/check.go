@@ -28,6 +28,12 @@ func Check(ctx context.Context, e *Env) (checks.Report, error) {
 		e.note(event.Warning, n, "upgrade the jail, or the host, whichever is behind")
 	}
 	report := checks.Baseline(ctx, set.Checks())
+	for i, r := range report.Results {
+		// A site that answers 502 and the like is not well, whatever it did before.
+		if status := r.Observation.Values["status"]; r.Observation.Kind == checks.KindHTTP && !r.Observation.OK && len(status) == 3 && status[0] == '5' {
+			report.Results[i].Verdict, report.Results[i].Detail = checks.Unhealthy, r.Observation.Detail
+		}
+	}
 	if ctx.Err() != nil {
 		return report, fmt.Errorf("cannot check %s: %w", e.Recipe.Name, context.Cause(ctx))
 	}

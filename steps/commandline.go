@@ -257,6 +257,9 @@ func (u *unit) tellLostOptions(master service.Process) {
 	if len(argv) > 0 && !service.OptionsLost(master, u.spec(before)) {
 		return
 	}
+	if slices.Equal(argv, r.Service.Start) {
+		return // as it is always started, as far as anybody can tell
+	}
 	level, where := event.Info, "cannot be read"
 	if service.FromTitle(master) {
 		where = "cannot be read behind its title"

@@ -1,10 +1,24 @@
 package steps
 
 import (
+	"fmt"
+
 	"github.com/jailup/jailup/checks"
 	"github.com/jailup/jailup/internal/event"
 	"github.com/jailup/jailup/internal/phpconf"
 )
+
+// tellINI tells of mistakes in the settings of PHP: it passes over the rest of such
+// a file in silence.
+func (e *Env) tellINI(ini *phpconf.Ini) {
+	for _, w := range ini.Warnings {
+		where := ""
+		if w.File != "" {
+			where = fmt.Sprintf(" (%s line %d)", event.Clean(w.File, 200), w.Line)
+		}
+		e.note(event.Warning, "the settings of PHP: "+event.Clean(w.Text, 300)+where, "")
+	}
+}
 
 // findings tells of what is missing in the jail, or is set so that PHP cannot work
 // as it is meant to, with the cure. None of it is a failure.
@@ -32,6 +46,7 @@ func (e *Env) findings() {
 			e.note(event.Warning, err.Error(), "")
 			continue
 		}
+		e.tellINI(ini)
 		if in.Ini == nil {
 			in.Ini = ini
 		}

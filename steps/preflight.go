@@ -18,6 +18,7 @@ import (
 	"github.com/jailup/jailup/internal/fileset"
 	"github.com/jailup/jailup/internal/jail"
 	"github.com/jailup/jailup/internal/manifest"
+	"github.com/jailup/jailup/internal/phpconf"
 	"github.com/jailup/jailup/internal/sys"
 	"github.com/jailup/jailup/recipes"
 	"golang.org/x/sys/unix"
@@ -189,6 +190,14 @@ func (e *Env) baselineNow(ctx context.Context, run *Run) error {
 		}
 		return u.facts.Taken
 	})
+	for _, part := range e.Recipe.Parts() {
+		if part.PHP.INI == "" {
+			continue
+		}
+		if ini, err := phpconf.ReadIni(rootTree{e.Root}, part.PHP.INI, part.PHP.Scan, part.PHP.Extensions); err == nil {
+			e.tellINI(ini)
+		}
+	}
 	e.saveServers(&run.Facts)
 	if len(down) > 0 {
 		are, them := "is", "it"

@@ -92,11 +92,14 @@ func TestApacheBesideFPM(t *testing.T) {
 	t.Parallel()
 	phpSlot(t)
 	pair := phpPair(t)
-	s := createdStack(t, pair.Old, "apache", "php-fpm,mysql")
+	s := createdStack(t, pair.Old, "apache", "php-fpm,mysql,rewrite,ssl")
 	old := s.requireUp(t, "mysqli")
 	s.offer(pair.New)
 	s.upgrade(0, "upgraded")
 	require.NotEqual(t, old, s.requireUp(t, "mysqli"))
+	for _, name := range []string{"rewrite", "ssl", "socache_shmcb"} { // the last one is what ssl needs
+		require.FileExists(t, filepath.Join(s.Dir, "etc/apache2/mods-enabled", name+".load"))
+	}
 	s.rollback()
 	require.Equal(t, old, s.requireUp(t, "mysqli"))
 }

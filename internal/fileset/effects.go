@@ -25,12 +25,48 @@ func (w *World) Finish(r *recipes.Recipe) error {
 		}
 	}
 	for _, e := range r.Effects.Enable {
+		names, err := w.withDepends(e)
+		if err != nil {
+			return fmt.Errorf("cannot switch on %s: %w", e.From, err)
+		}
+		e.Names = names
 		if err := w.enable(e, off(r.Effects.Enable, e.To)); err != nil {
 			return fmt.Errorf("cannot switch on %s: %w", e.From, err)
 		}
 	}
 	return nil
 }
+
+// withDepends adds what a name needs: the words behind "# Depends:" in NAME.load,
+// as a2enmod(8) reads them.
+func (w *World) withDepends(e recipes.Enable) ([]string, error) {
+	names := slices.Clone(e.Names)
+	for i := 0; i < len(names) && len(names) < maxEnabled; i++ {
+		n := w.nodes[path.Join(path.Dir(Canonical(e.From)), names[i]+".load")]
+		if n == nil || n.Stage == "" || n.State.Mode&unix.S_IFMT != unix.S_IFREG {
+			continue
+		}
+		text, err := w.head(n)
+		if err != nil {
+			return nil, err
+		}
+		m := dependsRE.FindSubmatch(text)
+		if m == nil {
+			continue
+		}
+		for _, d := range strings.FieldsFunc(string(m[1]), func(r rune) bool { return r == ' ' || r == ',' || r == '\t' }) {
+			if !slices.Contains(names, d) {
+				names = append(names, d)
+			}
+		}
+	}
+	return names, nil
+}
+
+// maxEnabled bounds what one entry switches on.
+const maxEnabled = 1000
+
+var dependsRE = regexp.MustCompile(`(?m)^#[ \t]*Depends:[ \t]*([A-Za-z0-9_ \t,.-]+)$`)
 
 // off lists what any part switches off in one folder.
 func off(all []recipes.Enable, to string) []string {
