@@ -22,7 +22,7 @@ func (c *logCheck) line(s string) {
 	switch {
 	case level == levelError:
 		c.lastErr = event.Clean(message, 300)
-	case level == levelStart && slices.ContainsFunc(c.excused, func(name string) bool { return strings.Contains(message, "'"+name+"'") }):
+	case level == levelStart && c.isExcused(message):
 	case level == levelStart:
 		if c.told == "" {
 			c.told = event.Clean(message, 300)
@@ -36,6 +36,15 @@ func (c *logCheck) line(s string) {
 	case rules.start != nil && rules.start.MatchString(message):
 		c.started = true
 	}
+}
+
+// isExcused tells whether a complaint at the start is of an extension of which it is
+// known that it could not be loaded before either.
+func (c *logCheck) isExcused(message string) bool {
+	names, _ := loadFailures([]string{message})
+	return len(names) > 0 && !slices.ContainsFunc(names, func(n string) bool {
+		return !slices.ContainsFunc(c.excused, func(x string) bool { return moduleKey(x) == n })
+	})
 }
 
 func note(classes *[]string, class string) {

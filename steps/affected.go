@@ -146,8 +146,12 @@ func (e *Env) addBaseline(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		report.Results = append(report.Results, checks.Baseline(ctx, set.Checks()).Results...)
+		now := checks.Baseline(ctx, set.Checks()).Results
+		report.Results = append(report.Results, now...)
 		report.Down = false
+		if e.judge != nil {
+			e.judge.Results = append(e.judge.Results, now...)
+		}
 	}
 	e.baseline = &report
 	return e.saveJSON("baseline.json", report)

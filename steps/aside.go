@@ -106,9 +106,12 @@ func (e *Env) copyAside(a fileset.AsideFile, to string) error {
 		return err
 	}
 	defer in.Close()
-	data, err := io.ReadAll(io.LimitReader(in, maxKept))
+	data, err := io.ReadAll(io.LimitReader(in, maxKept+1))
 	if err != nil {
 		return err
+	}
+	if len(data) > maxKept {
+		return fmt.Errorf("cannot keep %s aside: it has more than %d bytes", event.Clean(a.Path, 200), maxKept)
 	}
 	return sys.WriteFileAtomic(to, data, 0o600)
 }

@@ -230,9 +230,9 @@ func TestServersBehindATitle(t *testing.T) {
 	require.Zero(t, res.Exit, "%s", res.Output)
 	require.Contains(t, string(res.Output), "other.conf")
 
+	// As it is always started: nothing to tell of its command line.
 	_, said = learned(t, j, "php-fpm")
 	require.Equal(t, []string{
-		"info: php-fpm's command line cannot be read behind its title; it is started as: " + f.Program + " --fpm-config " + main,
 		"warning: php-fpm's configuration uses the variables DBPW, which cannot be read from the running server; it will be started without them",
 		"warning: php-fpm hands all its variables on to the pools www (clear_env = no), and they cannot be read from the running server; it will be started without them",
 	}, said)

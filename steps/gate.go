@@ -186,6 +186,9 @@ func (e *Env) dropModules() error {
 		})
 	}
 	for _, d := range e.Options.Drop {
+		if e.old.Drops(d) {
+			continue // an earlier run dropped it
+		}
 		brings := []string{d}
 		for _, p := range e.Recipe.Parts() {
 			brings = append(brings, p.Modules.Within[d]...)
@@ -214,12 +217,22 @@ func (e *Env) dropped() []string {
 	out := slices.Clone(e.Options.Drop)
 	if e.old != nil {
 		for _, d := range e.old.Dropped {
-			if !slices.Contains(out, d) && !slices.Contains(e.Options.With, d) {
+			if !slices.Contains(out, d) && !e.askedFor(d) {
 				out = append(out, d)
 			}
 		}
 	}
 	return out
+}
+
+// askedFor tells whether --with names a module, or something of its package.
+func (e *Env) askedFor(d string) bool {
+	same := func(a, b string) bool { return a == b || shortName(a) == shortName(b) }
+	return slices.ContainsFunc(e.Options.With, func(w string) bool {
+		return same(w, d) || slices.ContainsFunc(e.Recipe.Parts(), func(p *recipes.Recipe) bool {
+			return slices.Contains(p.Modules.Within[d], w) || slices.Contains(p.Modules.Within[w], d)
+		})
+	})
 }
 
 // droppedExtensions are these with all that their packages bring.

@@ -71,6 +71,8 @@ func (u *unit) takenBy(ctx context.Context) string {
 	}
 	var t checks.Target
 	conf.fill(&t)
+	ctx, end := context.WithTimeout(ctx, 5*time.Second) // for all of them together
+	defer end()
 	for _, l := range t.Listens {
 		if l.Network == "udp" {
 			continue

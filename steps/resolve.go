@@ -11,6 +11,7 @@ import (
 
 	"github.com/jailup/jailup/internal/changeset"
 	"github.com/jailup/jailup/internal/event"
+	"github.com/jailup/jailup/internal/manifest"
 	"github.com/jailup/jailup/internal/source"
 	"github.com/jailup/jailup/recipes"
 )
@@ -34,12 +35,37 @@ func (s *resolve) Do(ctx context.Context, run *Run) error {
 	run.Facts.Target = e.target.Digest()
 	if e.old != nil {
 		run.Facts.From = map[string]string{e.Recipe.Server(): e.old.Packages[e.Recipe.Server()]}
-		asked := len(e.Options.With) + len(e.Options.Drop)
-		if e.old.Target == run.Facts.Target && asked == 0 && !e.strayed() {
+		if e.old.Target == run.Facts.Target && !e.asksForMore() && !e.strayed() {
 			return fail(ErrCurrent, "", "%s", e.current(e.Recipe.Name+" "+e.old.Packages[e.Recipe.Server()]+" is what the sources offer"))
 		}
 	}
 	return nil
+}
+
+// asksForMore tells whether --with or --drop-module names something that no earlier
+// run has seen to.
+func (e *Env) asksForMore() bool {
+	for _, d := range e.Options.Drop {
+		if !e.old.Drops(d) {
+			return true
+		}
+	}
+	for _, name := range e.Options.With {
+		m, _ := e.findModule(name, "")
+		if !slices.Contains(e.old.Enabled, name) && (m.pkg == "" || !slices.Contains(e.old.Modules, m.pkg)) {
+			return true
+		}
+		if m.pkg != "" && e.lacks(m.pkg) {
+			return true
+		}
+	}
+	return false
+}
+
+// lacks tells whether something that a package brought is no longer there: a link
+// that switched it on, say.
+func (e *Env) lacks(pkg string) bool {
+	return slices.ContainsFunc(e.old.Files, func(f manifest.File) bool { return f.Package == pkg && !e.Root.Exists(f.Path) })
 }
 
 // strayed tells whether programs or libraries are no longer what was installed: a

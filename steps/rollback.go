@@ -101,6 +101,7 @@ func (e *Env) judgeByView() error {
 	if e.Recipes != nil {
 		if main, ok := e.Recipes.Find(e.Recipe.Name); ok {
 			next := compose(e.Recipes, main, view)
+			next = e.keepEditions(next, view)
 			if !sameEditions(e.Recipe, next) {
 				e.setNext(next, carryPairs(e.Recipe, next))
 				if err := e.keepRecipes(); err != nil {
@@ -130,6 +131,22 @@ func (e *Env) judgeByView() error {
 	judge.Results = slices.DeleteFunc(slices.Clone(judge.Results), func(r checks.Result) bool { return r.Observation.Kind == checks.KindPHP })
 	e.judge = &judge
 	return nil
+}
+
+// keepEditions leaves each part in the edition that it is in, where its programs are
+// still there: what lies beside them is not the jail's.
+func (e *Env) keepEditions(next *recipes.Recipe, t tree) *recipes.Recipe {
+	var parts []*recipes.Recipe
+	for _, p := range next.Parts() {
+		if was, ok := e.Recipe.Part(p.Name); ok && was.Edition() != p.Edition() {
+			if f, err := t.Open(was.Executables[0]); err == nil {
+				f.Close()
+				p = was
+			}
+		}
+		parts = append(parts, p)
+	}
+	return recipes.Join(parts[len(parts)-1], parts[:len(parts)-1]...)
 }
 
 func sameEditions(a, b *recipes.Recipe) bool {

@@ -62,10 +62,9 @@ func (s *stop) Undo(ctx context.Context, run *Run) error {
 	// The old ones are judged by what they were told, not by what was to come.
 	e.forget()
 	// One that was told to end may still be there, and go any moment.
-	if err := e.stopAll(ctx, before, run.Facts.Grace, wasRunning); err != nil {
-		return err
-	}
-	if err := e.startAll(ctx, before, wasRunning); err != nil {
+	// One that does not end, or does not start, keeps no other down.
+	stopped := e.stopAll(ctx, before, run.Facts.Grace, wasRunning)
+	if err := errors.Join(stopped, e.startAll(ctx, before, wasRunning)); err != nil {
 		return err
 	}
 	policy := e.Options.Policy

@@ -284,7 +284,11 @@ func (e *Env) unpack(ctx context.Context) (*fileset.World, error) {
 func (e *Env) checkEnabled(world *fileset.World) error {
 	for _, name := range e.enable {
 		if !slices.ContainsFunc(world.Files(), func(n *fileset.Node) bool { return e.enables(n.Path, name) }) {
-			return fail(nil, "see what the sources offer: apt-cache search "+name, "cannot find module %s: the sources offer no package of that name, and the server's own have nothing of it to switch on", event.Clean(name, 60))
+			hint := "see what the sources offer: apt-cache search " + name
+			if e.old != nil && slices.Contains(e.old.Enabled, name) {
+				hint = "it was switched on by an earlier --with; to go without it: --drop-module " + name
+			}
+			return fail(nil, hint, "cannot find module %s: the sources offer no package of that name, and the server's own have nothing of it to switch on", event.Clean(name, 60))
 		}
 	}
 	return nil
@@ -317,7 +321,7 @@ func (e *Env) wanted(world *fileset.World) func(string) bool {
 		}
 	}
 	return func(canonical string) bool {
-		return slices.Contains(fresh, of[canonical]) || slices.ContainsFunc(e.enable, func(name string) bool { return e.enables(canonical, name) })
+		return slices.Contains(fresh, of[canonical]) || slices.ContainsFunc(e.enable, func(name string) bool { return slices.Contains(e.Options.With, name) && e.enables(canonical, name) })
 	}
 }
 

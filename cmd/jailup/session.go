@@ -321,7 +321,7 @@ func (s *session) env() (*steps.Env, error) {
 		StoreDir: *s.set.Snapshots, Events: s.events, Recipes: s.recipes,
 		Options: steps.Options{
 			Named: s.asked, With: *s.set.With, Drop: *s.set.DropModule,
-			Downgrade: *s.set.Version != "" || *s.set.Suite != "",
+			Downgrade: *s.set.Version != "" || s.named == nil && *s.set.Suite != "" || s.a.flags.Suite != nil,
 			Version:   *s.set.Version, ConfNew: *s.set.Conf == "new", Rehearse: *s.set.Rehearse, Hold: *s.set.Hold,
 			Keep: *s.set.Keep, Exclude: *s.set.Snapshot.Exclude, StopTimeout: s.set.StopTimeout.D(), Policy: policy,
 		},

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/jailup/jailup/internal/event"
+	"github.com/jailup/jailup/internal/jail"
 	"github.com/jailup/jailup/steps"
 )
 
@@ -77,12 +78,23 @@ func (s *session) noNewParts(install bool) error {
 	if install && s.path != "" && steps.Vacant(s.path) {
 		return nil
 	}
+	root, err := jail.Open(s.path)
+	if err != nil {
+		return nil // what opens the jail says so
+	}
+	defer root.Close()
+	var modules []string
 	for _, name := range *s.set.With {
-		if c, ok := s.recipes.Companion(s.recipe, strings.ReplaceAll(name, "_", "-")); ok {
+		c, ok := s.recipes.Companion(s.recipe, strings.ReplaceAll(name, "_", "-"))
+		switch {
+		case !ok:
+			modules = append(modules, name)
+		case !steps.Holds(root, c):
 			return &steps.Error{Kind: steps.ErrUsage, Err: fmt.Errorf("cannot add %s to a jail: upgrade brings in modules only", c.Name),
 				Hint: "build a new jail with it: jailup create " + s.asked + " --with " + c.Name + " --jail DIR"}
 		}
 	}
+	*s.set.With = modules
 	return nil
 }
 
