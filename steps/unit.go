@@ -170,7 +170,11 @@ func (u *unit) stop(ctx context.Context, s side, o service.StopOptions) (service
 func (u *unit) start(ctx context.Context, s side) error {
 	u.finding.Lock()
 	defer u.finding.Unlock()
-	_, err := u.controller(s).Start(ctx, service.StartOptions{Argv: u.argv(s), Env: u.environment()})
+	c := u.controller(s)
+	if server, err := c.Find(ctx); err == nil && !server.Running() {
+		u.dropPIDFile()
+	}
+	_, err := c.Start(ctx, service.StartOptions{Argv: u.argv(s), Env: u.environment()})
 	return err
 }
 
