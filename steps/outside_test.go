@@ -8,6 +8,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/jailup/jailup/internal/lab"
+
 	"github.com/jailup/jailup/internal/jail"
 	"github.com/jailup/jailup/recipes"
 )
@@ -112,9 +114,7 @@ func TestWhatIsTheHosts(t *testing.T) {
 
 // What others may write to, or put in another's place, is not started as root.
 func TestTrustedPrograms(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
+	lab.Need(t, "root")
 	t.Parallel()
 	dir := t.TempDir()
 	put(t, dir, map[string]string{"a/apache2": "x"})
