@@ -84,6 +84,8 @@ func TestCutAnywhere(t *testing.T) {
 // ends; the verdict is a misfit, then, where there are many, an error.
 func TestHostileSizes(t *testing.T) {
 	php := phpMade(elftest.Lib{}, "get_module", "API20220829,NTS").Bytes()
+	// The number that phpMade adds to mislead is no part of this test.
+	php = bytes.ReplaceAll(php, []byte("API99999999,"), []byte("other_number"))
 	huge := bytes.Clone(php)
 	binary.LittleEndian.PutUint64(huge[64+32:], 1<<40) // the size of the first segment
 	tree := sparse{memTree{"/php": php}, huge, 1 << 41}
