@@ -9,6 +9,8 @@ PKG      ?= ./...
 TIMEOUT  ?= 20m
 FUZZTIME ?= 5s
 BENCH    ?= .
+# Most of a test with faults is waiting: more of them than there are processors.
+FAULT_JOBS ?= 8
 # RACE=1 switches the race detector on; it needs a C compiler.
 RACE     ?=
 ifeq ($(RACE),1)
@@ -27,7 +29,7 @@ go_test = $(GO) test $(race) -count=1 -timeout $(TIMEOUT) $(TESTFLAGS)
 # Compiled by the user, run by root: so no cache of the user's gets files of
 # root. sudo drops the environment and often Go from the path.
 ifneq ($(shell id -u),0)
-passed  = 'PATH=$(PATH)' JAILUP_REQUIRE_ALL=$(JAILUP_REQUIRE_ALL) GOFLAGS=-buildvcs=false $(foreach v,GOMODCACHE GOPROXY GOTOOLCHAIN,$(v)=$(shell $(GO) env $(v))) \
+passed  = 'PATH=$(PATH)' JAILUP_REQUIRE_ALL=$(JAILUP_REQUIRE_ALL) JAILUP_FAULTS=$(JAILUP_FAULTS) $${JAILUP_FAULTS_TABLE:+JAILUP_FAULTS_TABLE=$$JAILUP_FAULTS_TABLE} GOFLAGS=-buildvcs=false $(foreach v,GOMODCACHE GOPROXY GOTOOLCHAIN,$(v)=$(shell $(GO) env $(v))) \
           $(foreach v,http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY SSL_CERT_FILE,$(if $($(v)),'$(v)=$($(v))'))
 as_root = -exec "sudo env $(passed)"
 need_sudo = @command -v sudo >/dev/null || { echo 'no sudo here: what needs root is NOT run' >&2; exit 1; }
@@ -97,12 +99,15 @@ bench: ## run the benchmarks, peers in the same run (BENCH=REGEXP); a table
 	$(need_sudo)
 	$(GO) test -p 1 -run '^$$' -bench '$(BENCH)' -timeout $(TIMEOUT) $(as_root) $(PKG) 2>&1 | awk "$$bench_table"
 
-faults: ## die at every instant: the tests of a build with fault points in it
+# JAILUP_FAULTS=sample takes one in eight of the points, of all classes.
+faults: ## the whole fault catalogue, injected for real; a table (JAILUP_FAULTS=sample: a part of it)
 	$(need_sudo)
 	@files=$$(grep -rlE --include='*_test.go' '^//go:build .*\bfaultpoints\b' .); \
 	[ -n "$$files" ] || { echo 'faults: no package has such tests' >&2; exit 1; }; \
 	tests=$$(grep -ohE '^func Test[A-Za-z0-9_]+' $$files | sed 's/^func //' | paste -sd'|'); \
-	$(go_test) -tags faultpoints $(as_root) -run "^($$tests)$$" $$(dirname $$files | sort -u)
+	counts=$$(mktemp); trap 'rm -f "$$counts"' EXIT; chmod 666 "$$counts"; export JAILUP_FAULTS_TABLE="$$counts"; \
+	status=0; $(GO) test -count=1 -timeout 40m -parallel $(FAULT_JOBS) -tags faultpoints $(TESTFLAGS) $(as_root) -run "^($$tests)$$" $$(dirname $$files | sort -u) || status=$$?; \
+	echo; $(GO) run ./internal/lab/faulttable "$$counts" && exit $$status
 
 demo: build ## an upgrade and a rollback on a jail of its own
 	$$([ "$$(id -u)" = 0 ] || echo sudo) ./jailup demo

@@ -196,11 +196,11 @@ func TestConfigurationOfAServerOnTheHost(t *testing.T) {
 	}
 	// Another program is asked where its own is.
 	exe := filepath.Join(t.TempDir(), "httpd")
-	require.NoError(t, os.WriteFile(exe, []byte("#!/bin/sh\n[ \"$1\" = -V ] && echo ' -D HTTPD_ROOT=\"/opt/h\"' && echo ' -D SERVER_CONFIG_FILE=\"conf/httpd.conf\"'\n"), 0o755))
+	lab.WriteProgram(t, exe, []byte("#!/bin/sh\n[ \"$1\" = -V ] && echo ' -D HTTPD_ROOT=\"/opt/h\"' && echo ' -D SERVER_CONFIG_FILE=\"conf/httpd.conf\"'\n"))
 	o := &Outside{Server: "apache", Exe: exe, Argv: []string{exe, "-k", "start"}}
 	require.NoError(t, o.findMain(r))
 	require.Equal(t, "/opt/h/conf/httpd.conf", o.Main)
-	require.NoError(t, os.WriteFile(exe, []byte("#!/bin/sh\necho nothing\n"), 0o755))
+	lab.WriteProgram(t, exe, []byte("#!/bin/sh\necho nothing\n"))
 	require.Error(t, o.findMain(r))
 }
 

@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"os"
 	"os/exec"
@@ -36,7 +38,11 @@ func program(t testing.TB, faults bool) string {
 	defer built.Unlock()
 	if built.dir == "" {
 		// In the cache, because it must outlive the test that builds it.
-		built.dir = filepath.Join(lab.Cache(t), "e2e-bin")
+		// Each checkout has its own, for tests of two may run at once.
+		here, err := os.Getwd()
+		require.NoError(t, err)
+		sum := sha256.Sum256([]byte(here))
+		built.dir = filepath.Join(lab.Cache(t), "e2e-bin", hex.EncodeToString(sum[:4]))
 		require.NoError(t, os.MkdirAll(built.dir, 0o755))
 	}
 	p, tags := &built.shipit, ""

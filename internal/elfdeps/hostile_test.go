@@ -225,7 +225,7 @@ func TestSparseTerabyte(t *testing.T) {
 	dir := t.TempDir()
 	b := made{needed: []string{"a.so"}}.bytes()
 	p := filepath.Join(dir, "huge")
-	require.NoError(t, os.WriteFile(p, b, 0o755))
+	lab.WriteProgram(t, p, b)
 	if err := os.Truncate(p, 1<<40); err != nil {
 		require.ErrorIs(t, err, unix.EFBIG)
 		require.NoError(t, os.Truncate(p, 1<<33))
@@ -234,7 +234,7 @@ func TestSparseTerabyte(t *testing.T) {
 	require.NoError(t, os.Truncate(filepath.Join(dir, "zero"), 1<<33))
 	// The loader itself, as large: its directories are not searched for.
 	q := made{interp: "/huge", flags1: flagPIE}.bytes()
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "prog"), q, 0o755))
+	lab.WriteProgram(t, filepath.Join(dir, "prog"), q)
 	require.NoError(t, unix.Mkfifo(filepath.Join(dir, "fifo"), 0o644))
 
 	var before, after runtime.MemStats

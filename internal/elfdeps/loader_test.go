@@ -76,7 +76,7 @@ type treeMaker struct {
 func (g *treeMaker) write(t *testing.T, p string, b []byte, note string) {
 	full := filepath.Join(g.dir, p)
 	require.NoError(t, os.MkdirAll(filepath.Dir(full), 0o755))
-	require.NoError(t, os.WriteFile(full, b, 0o755))
+	lab.WriteProgram(t, full, b) // the loader is run, and other tests fork
 	g.log = append(g.log, p+" "+note)
 }
 
