@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/jailup/jailup/internal/lab"
 	"golang.org/x/sys/unix"
 )
 
