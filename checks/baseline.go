@@ -22,6 +22,15 @@ const (
 // without a past: healthy, unhealthy or inconclusive. It takes well under a
 // second where the server answers, and at most about a minute where it hangs.
 func Baseline(ctx context.Context, list []Check) Report {
+	return BaselineEvery(ctx, list, 0)
+}
+
+// BaselineEvery is Baseline with another time between the looks of one check;
+// 0 is the usual one.
+func BaselineEvery(ctx context.Context, list []Check, period time.Duration) Report {
+	if period <= 0 {
+		period = baselinePeriod
+	}
 	report := Report{Results: make([]Result, len(list))}
 	slots := make(chan struct{}, maxAtOnce)
 	var wait sync.WaitGroup
@@ -29,7 +38,7 @@ func Baseline(ctx context.Context, list []Check) Report {
 		wait.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			report.Results[i] = record(ctx, c)
+			report.Results[i] = record(ctx, c, period)
 		})
 	}
 	wait.Wait()
@@ -45,7 +54,7 @@ func now() time.Time { return time.Now().UTC().Round(0) }
 
 // record looks several times. Values that change from look to look are no
 // measure for anything and are left out.
-func record(ctx context.Context, c Check) Result {
+func record(ctx context.Context, c Check, period time.Duration) Result {
 	if s, ok := c.(stateful); ok {
 		s.begin()
 		defer s.end()
@@ -53,7 +62,7 @@ func record(ctx context.Context, c Check) Result {
 	r := Result{Name: c.Name(), Phase: PhaseBaseline}
 	var well, ill []Observation
 	for want := baselineLooks; r.Looks < want; {
-		if r.Looks > 0 && !sleep(ctx, baselinePeriod) {
+		if r.Looks > 0 && !sleep(ctx, period) {
 			break
 		}
 		o := look(ctx, c, baselineTimeout)

@@ -146,7 +146,7 @@ func (e *Env) addBaseline(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		now := checks.Baseline(ctx, set.Checks()).Results
+		now := checks.BaselineEvery(ctx, set.Checks(), e.Options.Looks).Results
 		report.Results = append(report.Results, now...)
 		report.Down = false
 		if e.judge != nil {

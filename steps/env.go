@@ -72,6 +72,7 @@ type Options struct {
 	Exclude     []string
 	StopTimeout time.Duration
 	Policy      checks.Policy
+	Looks       time.Duration // between those of a baseline; 0: the usual
 	Checks      checks.Config
 }
 

@@ -214,7 +214,7 @@ func (e *Env) baselineNow(ctx context.Context, run *Run) error {
 		if err != nil {
 			return err
 		}
-		report = checks.Baseline(ctx, set.Checks())
+		report = checks.BaselineEvery(ctx, set.Checks(), e.Options.Looks)
 		for _, n := range set.Notes() {
 			e.note(event.Info, n, "")
 		}

@@ -169,7 +169,7 @@ func (c *control) restart(ctx context.Context, server service.Server) error {
 	if err != nil {
 		return err
 	}
-	report := checks.Baseline(ctx, set.Checks())
+	report := checks.BaselineEvery(ctx, set.Checks(), e.Options.Looks)
 	e.baseline = &report
 	e.judge = &checks.Report{} // it may be restarted because its ports or sites were changed
 	if ctx.Err() != nil {

@@ -316,6 +316,13 @@ func (s *session) stateDir() string { return filepath.Join(*s.set.StateDir, s.id
 func (s *session) env() (*steps.Env, error) {
 	policy := checks.DefaultPolicy()
 	policy.Soak, policy.Deadline = s.set.Soak.D(), s.set.StartTimeout.D()
+	var looks time.Duration
+	if sys.FaultPoints {
+		// A test that upgrades a thousand times looks more often, and as many times.
+		if looks, _ = time.ParseDuration(os.Getenv("JAILUP_FAULT_LOOKS")); looks > 0 {
+			policy.Period = looks
+		}
+	}
 	e := &steps.Env{
 		Run: s.run, JailID: s.id, Root: s.root, Recipe: s.recipe, Outside: s.onHost, StateDir: s.stateDir(),
 		StoreDir: *s.set.Snapshots, Events: s.events, Recipes: s.recipes,
@@ -323,7 +330,7 @@ func (s *session) env() (*steps.Env, error) {
 			Named: s.asked, With: *s.set.With, Drop: *s.set.DropModule,
 			Downgrade: *s.set.Version != "" || s.named == nil && *s.set.Suite != "" || s.a.flags.Suite != nil,
 			Version:   *s.set.Version, ConfNew: *s.set.Conf == "new", Rehearse: *s.set.Rehearse, Hold: *s.set.Hold,
-			Keep: *s.set.Keep, Exclude: *s.set.Snapshot.Exclude, StopTimeout: s.set.StopTimeout.D(), Policy: policy,
+			Keep: *s.set.Keep, Exclude: *s.set.Snapshot.Exclude, StopTimeout: s.set.StopTimeout.D(), Policy: policy, Looks: looks,
 		},
 	}
 	var err error
