@@ -453,6 +453,15 @@ func guardianEnv() []string {
 			out = append(out, v)
 		}
 	}
+	if sys.FaultPoints {
+		// What is to happen to the guardian itself.
+		for _, name := range []string{"JAILUP_FAULT", "JAILUP_FAULT_COUNTER", "JAILUP_FAULT_TRACE"} {
+			if v := os.Getenv(strings.Replace(name, "FAULT", "FAULT_GUARDIAN", 1)); v != "" {
+				out = append(out, name+"="+v)
+			}
+		}
+		out = append(out, "JAILUP_FAULT_LOOKS="+os.Getenv("JAILUP_FAULT_LOOKS"))
+	}
 	return out
 }
 

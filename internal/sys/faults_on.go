@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -19,13 +20,20 @@ const FaultPoints = true
 
 // The environment says what goes wrong where:
 //
-//	JAILUP_FAULT_COUNTER=FILE   8 bytes, shared by all processes: points passed so far
-//	JAILUP_FAULT_TRACE=FILE     one line per point: number, before|after, operation, name
-//	JAILUP_FAULT=kill:N         SIGKILL to this process at point N
-//	JAILUP_FAULT=error:N:E      call with before-point N fails with errno E, once
-//	JAILUP_FAULT=error:N+:E     it and every later mutating call fail with errno E
-//	JAILUP_FAULT=nosync:N       the N-th fsync of any kind is left out
-//	JAILUP_FAULT=nosync:all     all of them are
+//	JAILUP_FAULT_COUNTER=FILE     8 bytes, shared by all processes: points passed so far
+//	JAILUP_FAULT_TRACE=FILE       one line per point: number, before|after, operation, name
+//	JAILUP_FAULT=kill:W           SIGKILL to this process at point W
+//	JAILUP_FAULT=signal:W:S,S     the signals S (INT, TERM, HUP, PIPE) to this process there, one after the other
+//	JAILUP_FAULT=error:W:E        the call with before-point W fails with errno E, once
+//	JAILUP_FAULT=error:W+:E       it and every later mutating call fail with errno E
+//	JAILUP_FAULT=space:W:E        it and every later call fail that need room: to make a name or to write,
+//	                              as on a full btrfs, which does not even overwrite; W+ is the same
+//	JAILUP_FAULT=nosync:N         the N-th fsync of any kind is left out
+//	JAILUP_FAULT=nosync:all       all of them are
+//
+// W is N, the N-th point of all, or N@POINT, the N-th after the first of that name
+// (see Point): N@do install. What comes before differs from run to run, since some
+// of it is done by several hands at once; a step's own points hardly do.
 type faults struct {
 	counter *uint64
 	syncs   atomic.Uint64
@@ -34,6 +42,11 @@ type faults struct {
 	n       uint64
 	always  bool
 	errno   unix.Errno
+	signals []unix.Signal
+
+	step  string        // of N@POINT
+	begun atomic.Bool   // it was passed
+	since atomic.Uint64 // points from then on, itself not counted
 }
 
 var setup = sync.OnceValue(func() *faults {
@@ -55,38 +68,79 @@ var setup = sync.OnceValue(func() *faults {
 		return f
 	}
 	f.mode = part[0]
-	f.always = part[1] == "all" || strings.HasSuffix(part[1], "+")
-	f.n, _ = strconv.ParseUint(strings.TrimSuffix(part[1], "+"), 10, 64)
+	where, step, _ := strings.Cut(part[1], "@")
+	f.step = step
+	f.always = where == "all" || strings.HasSuffix(where, "+") || f.mode == "space"
+	f.n, _ = strconv.ParseUint(strings.TrimSuffix(where, "+"), 10, 64)
 	if len(part) > 2 {
 		for _, e := range []unix.Errno{unix.ENOSPC, unix.EIO, unix.EROFS, unix.EDQUOT, unix.EINTR} {
 			if unix.ErrnoName(e) == part[2] {
 				f.errno = e
 			}
 		}
+		for name := range strings.SplitSeq(part[2], ",") {
+			if s := unix.SignalNum("SIG" + name); s != 0 {
+				f.signals = append(f.signals, s)
+			}
+		}
 	}
 	return f
 })
 
-func pass(when, op, name string) (n uint64) {
+// pass tells whether the fault is due here: at its point, or from there on.
+func pass(when, op, name string) (now, later bool) {
 	f := setup()
-	n = atomic.AddUint64(f.counter, 1)
+	n := atomic.AddUint64(f.counter, 1)
 	if f.trace != nil {
 		fmt.Fprintf(f.trace, "%d %s %s %q\n", n, when, op, name)
 	}
-	if f.mode == "kill" && n == f.n {
+	if f.step != "" {
+		if !f.begun.Load() {
+			if op == "point" && name == f.step {
+				f.begun.Store(true)
+			}
+			return false, false
+		}
+		n = f.since.Add(1)
+	}
+	now, later = n == f.n, n > f.n
+	switch {
+	case !now:
+	case f.mode == "kill":
 		unix.Kill(os.Getpid(), unix.SIGKILL)
 		select {}
+	case f.mode == "signal":
+		for i, s := range f.signals {
+			if i > 0 {
+				time.Sleep(5 * time.Millisecond) // it was heard, and what hears the next is set
+			}
+			unix.Kill(os.Getpid(), s)
+		}
+		time.Sleep(2 * time.Millisecond)
 	}
-	return n
+	return now, later
 }
 
 func before(op, name string) error {
-	n := pass("before", op, name)
+	now, later := pass("before", op, name)
 	f := setup()
-	if f.mode == "error" && (n == f.n || f.always && n > f.n) {
+	if f.errno == 0 || !now && !(later && f.always) {
+		return nil
+	}
+	if f.mode == "error" || f.mode == "space" && needsRoom(op) {
 		return f.errno
 	}
 	return nil
+}
+
+// needsRoom tells which calls a full file system refuses. A rename is none of
+// them: it finds the room of the name that it takes away, or exchanges two.
+func needsRoom(op string) bool {
+	switch op {
+	case "create", "write", "pwrite", "copy", "clone", "allocate", "mkdirat", "symlinkat", "linkat", "mknodat", "setxattr":
+		return true
+	}
+	return false
 }
 
 func after(op, name string) { pass("after", op, name) }

@@ -18,21 +18,31 @@ import (
 
 // do runs one mutating call between its two fault points, again on EINTR.
 func do(op, name string, call func() error) error {
-	if err := before(op, name); err != nil {
-		return err
+	called := false
+	err := retry(func() error {
+		if err := before(op, name); err != nil {
+			return err
+		}
+		called = true
+		return call()
+	})
+	if called {
+		after(op, name)
 	}
-	err := retry(call)
-	after(op, name)
 	return err
 }
 
-func retry(call func() error) error {
-	for {
-		err := call()
-		if !errors.Is(err, unix.EINTR) {
+// retries is how often a call is interrupted before that is an error. No real
+// storm of signals gets there; a file system that answers nothing else would.
+const retries = 10_000
+
+func retry(call func() error) (err error) {
+	for range retries {
+		if err = call(); !errors.Is(err, unix.EINTR) {
 			return err
 		}
 	}
+	return err
 }
 
 // Renameat2 renames as renameat2(2) does; flags are unix.RENAME_EXCHANGE,
