@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -26,7 +27,8 @@ import (
 const childEnv = "JAILUP_BACKUP_CHILD"
 
 // child is what a test kills: "snapshot" or "remove" on the store and jail that
-// the environment names.
+// the environment names; "mapped" is a snapshot of a jail with a file that a
+// server writes through a mapping, before the copy and after it.
 func child() bool {
 	what, dir, ok := strings.Cut(os.Getenv(childEnv), ":")
 	if !ok {
@@ -47,8 +49,19 @@ func child() bool {
 	}
 	root, err := jail.Open(filepath.Join(dir, "jail"))
 	must(err)
+	again := func() {}
+	if what == "mapped" {
+		f, err := os.OpenFile(filepath.Join(dir, "jail", "big"), os.O_RDWR, 0)
+		must(err)
+		page, err := unix.Mmap(int(f.Fd()), 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		must(err)
+		page[0] = 'x'
+		time.Sleep(200 * time.Millisecond) // so that its time is no reason for distrust
+		again = func() { page[0] = 'y' }
+	}
 	p, err := s.Begin(ctx, root, "one", backup.CopyOptions{Workers: 1})
 	must(err)
+	again()
 	must(os.WriteFile(filepath.Join(dir, "jail", "log"), []byte("a line more\n"), 0o644))
 	_, err = p.Settle(ctx, root)
 	must(err)
@@ -251,12 +264,15 @@ func TestPowerCut(t *testing.T) {
 			require.True(t, whole(""))
 			require.False(t, whole("nosync:all"), "without one sync it is all there: the power was not cut")
 			lost := 0
-			for n := 1; n <= 9; n++ {
+			for n := 1; n <= 8; n++ {
 				if !whole(fmt.Sprintf("nosync:%d", n)) {
 					lost++
 				}
 			}
-			require.GreaterOrEqual(t, lost, 5)
+			// One flush of a real log covers several syncs, and the kernel may have
+			// written a file meanwhile: a model that does neither finds all of them
+			// needed (internal/e2e).
+			require.GreaterOrEqual(t, lost, 4)
 		})
 	}
 }

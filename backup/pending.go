@@ -243,14 +243,12 @@ func (p *Pending) Seal(ctx context.Context, m Meta) (*Snapshot, error) {
 	if m.Consistency == "" {
 		m.Consistency = Live
 	}
-	if err := writeMeta(p.at(), m); err != nil {
-		return fail(fmt.Errorf("cannot write %s: %w", metaName, err))
-	}
 	if err := p.forget(); err != nil {
 		return fail(err)
 	}
-	if err := sys.FsyncDir(p.at()); err != nil {
-		return fail(err)
+	// Last: what makes it durable makes all names of the folder durable.
+	if err := writeMeta(p.at(), m); err != nil {
+		return fail(fmt.Errorf("cannot write %s: %w", metaName, err))
 	}
 	err = sys.Renameat2(p.store.at(), "."+p.id+partial, p.store.at(), p.id, unix.RENAME_NOREPLACE)
 	if errors.Is(err, unix.EEXIST) {

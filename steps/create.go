@@ -233,6 +233,7 @@ func (b *builder) build(ctx context.Context, tmp string, parent *os.File, name s
 		return err
 	}
 	defer w.Close()
+	w.Unsynced = true // one sync at the end is for all
 	if err := w.Install(ctx); err != nil {
 		return err
 	}
@@ -407,7 +408,7 @@ func (b *builder) file(p, text string, perm uint32) error {
 		return err
 	}
 	defer d.Close()
-	if err := sys.WriteFileAt(int(d.Fd()), base, []byte(text), os.FileMode(perm)); err != nil {
+	if err := sys.PutFileAt(int(d.Fd()), base, []byte(text), os.FileMode(perm)); err != nil {
 		return err
 	}
 	sum, err := hash(strings.NewReader(text))

@@ -416,7 +416,8 @@ func (s *session) openSource(e *steps.Env) error {
 
 // openRecord begins the run's own record of events.
 func (s *session) openRecord(e *steps.Env) error {
-	if err := os.MkdirAll(e.RunDir(), 0o700); err != nil {
+	// Durably: what recovery needs goes into it.
+	if err := sys.MkdirAll(e.RunDir(), 0o700); err != nil {
 		return fmt.Errorf("cannot make the run's folder: %w", err)
 	}
 	f, err := os.OpenFile(filepath.Join(e.RunDir(), "events.jsonl"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)

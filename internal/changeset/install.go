@@ -41,6 +41,9 @@ type Worker struct {
 	// Inside says that the stage lies in the jail, where its programs may reach
 	// it: nothing is then known by inode and times, all by digest.
 	Inside bool
+	// Unsynced leaves it to the caller to make all that was installed durable at
+	// once: of a jail that has no name yet.
+	Unsynced bool
 }
 
 // NewWorker checks that jail and stage lie on one file system. stage is the open

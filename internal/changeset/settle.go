@@ -50,7 +50,7 @@ func (w *Worker) settle(forward bool) error {
 			if err == nil {
 				err = sys.Futimes(int(d.Fd()), times[p])
 			}
-			if err == nil {
+			if err == nil && !w.Unsynced {
 				err = sys.FsyncDir(int(d.Fd()))
 			}
 			d.Close()
@@ -58,6 +58,9 @@ func (w *Worker) settle(forward bool) error {
 		if err != nil {
 			return fmt.Errorf("cannot make %s durable: %w", p, err)
 		}
+	}
+	if w.Unsynced {
+		return nil
 	}
 	if err := sys.FsyncDir(int(w.stage.Fd())); err != nil {
 		return fmt.Errorf("cannot make the stage durable: %w", err)

@@ -161,12 +161,13 @@ func (s *Stages) Has(name string) bool {
 }
 
 // Remove removes the stage of that name and all in it; a link is removed and not
-// followed. A missing one is no error.
+// followed. A missing one is no error. What a power cut brings back of it is
+// swept by the next run, so that nothing is synced.
 func (s *Stages) Remove(name string) error {
 	if err := sys.RemoveTree(int(s.dir.Fd()), name); err != nil {
 		return fmt.Errorf("cannot remove the stage %s: %w", filepath.Join(s.path, name), err)
 	}
-	return sys.FsyncDir(int(s.dir.Fd()))
+	return nil
 }
 
 // RemoveIfEmpty removes the folder itself when nothing is in it any more.

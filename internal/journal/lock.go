@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/jailup/jailup/internal/sys"
 	"golang.org/x/sys/unix"
 )
 
@@ -40,7 +41,8 @@ type Lock struct{ f *os.File }
 // Acquire takes the lock named id in dir, and waits for it at most wait. It
 // returns a *HeldError when another run has it still.
 func Acquire(ctx context.Context, dir, id string, who Holder, wait time.Duration) (*Lock, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	// Durably: without /run it is a folder of the state, and perhaps its first.
+	if err := sys.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot lock the jail: %w", err)
 	}
 	f, err := os.OpenFile(filepath.Join(dir, id+".lock"), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)

@@ -46,11 +46,10 @@ func OpenCache(dir string) (*Cache, error) {
 // privateDir makes a folder 0700, or checks the one that is there: what others
 // can write into is not used.
 func privateDir(path string) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := sys.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	err := sys.Mkdirat(unix.AT_FDCWD, path, 0o700)
-	if err == nil || !errors.Is(err, fs.ErrExist) {
+	if err := sys.MkdirAll(path, 0o700); err != nil {
 		return err
 	}
 	var st unix.Stat_t

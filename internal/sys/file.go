@@ -32,6 +32,19 @@ func WriteFileAtomic(path string, data []byte, perm os.FileMode) error {
 
 // WriteFileAt is WriteFileAtomic for a name in an open directory.
 func WriteFileAt(dir int, name string, data []byte, perm os.FileMode) error {
+	if err := writeFileAt(dir, name, data, perm, Fsync); err != nil {
+		return err
+	}
+	return FsyncDir(dir)
+}
+
+// PutFileAt is WriteFileAt without the syncs: for a tree that has no name yet,
+// and is made durable as a whole before it gets it.
+func PutFileAt(dir int, name string, data []byte, perm os.FileMode) error {
+	return writeFileAt(dir, name, data, perm, func(*os.File) error { return nil })
+}
+
+func writeFileAt(dir int, name string, data []byte, perm os.FileMode, durable func(*os.File) error) error {
 	tmp := TempName(name)
 	f, err := Create(dir, tmp, 0o600)
 	if err != nil {
@@ -45,7 +58,7 @@ func WriteFileAt(dir int, name string, data []byte, perm os.FileMode) error {
 		if err := Fchmod(int(f.Fd()), uint32(perm.Perm())); err != nil {
 			return err
 		}
-		if err := Fsync(f); err != nil {
+		if err := durable(f); err != nil {
 			return err
 		}
 		return Renameat2(dir, tmp, dir, name, 0)
@@ -53,7 +66,7 @@ func WriteFileAt(dir int, name string, data []byte, perm os.FileMode) error {
 	if err != nil {
 		return errors.Join(err, ignoreNotExist(Unlinkat(dir, tmp, 0)))
 	}
-	return FsyncDir(dir)
+	return nil
 }
 
 // TempName returns a name that nobody else uses, for something that gets its
