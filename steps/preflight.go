@@ -59,7 +59,10 @@ func (s *preflight) Do(ctx context.Context, run *Run) error {
 		return err
 	}
 	run.Facts.Stage = filepath.Join(root, e.Run)
-	return e.baselineNow(ctx, run)
+	if err := e.baselineNow(ctx, run); err != nil {
+		return err
+	}
+	return e.survey()
 }
 
 // takenBy tells on which of its addresses somebody answers though the server is

@@ -83,6 +83,9 @@ func Look(ctx context.Context, e *Env) (*Preview, error) {
 			return nil, err
 		}
 	}
+	if err := e.survey(); err != nil {
+		return nil, err
+	}
 	p := &Preview{Schema: 1, Server: e.Recipe.Name, Jail: e.Root.Path(), State: e.Recipe.State, Running: e.anyRunning(),
 		Servers: []string{}, Modules: []string{}, Affects: []string{}}
 	for _, u := range e.reversed() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path"
 	"slices"
@@ -27,7 +28,13 @@ type stage struct{ e *Env }
 
 func (s *stage) Name() string { return "stage" }
 
-func (s *stage) Do(ctx context.Context, run *Run) error { return s.e.fitting(ctx, run, s) }
+func (s *stage) Do(ctx context.Context, run *Run) error {
+	err := s.e.fitting(ctx, run, s)
+	if pe, ok := err.(*fs.PathError); ok { //nolint:errorlint // only one that nobody has put into a sentence
+		return fmt.Errorf("cannot prepare the new files: cannot %s %s: %w", pe.Op, event.Clean(pe.Path, 300), pe.Err)
+	}
+	return err
+}
 
 func (s *stage) prepare(ctx context.Context, run *Run) error {
 	e := s.e

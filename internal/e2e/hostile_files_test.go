@@ -5,16 +5,16 @@ package e2e
 import (
 	"bytes"
 	"context"
-	"encoding/hex"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -30,66 +30,25 @@ import (
 // hostileJail is a jail with a running server and a canary beside it that looks
 // like it: whoever leaves the jail by a planted link finds all that it wants.
 type hostileJail struct {
-	t      *testing.T
-	y      *lab.Tally
-	h      *host
-	j      *lab.Jail
-	base   string
-	canary string
-	aside  string
-	clean  map[string]string // the tree before anything was planted
-	usual  time.Duration     // of an upgrade, on this machine, now
-	worst  time.Duration
-	walls  []string // switches of the walls, in the environment
-}
-
-// plainDebs are copies of a folder of packages with nothing compressed in them,
-// made once for all tests: unpacking is most of the time of an upgrade.
-var plainDebs struct {
-	sync.Mutex
-	of map[string]string
-}
-
-func uncompressed(t testing.TB, debs string) string {
-	t.Helper()
-	plainDebs.Lock()
-	defer plainDebs.Unlock()
-	key := sum([]byte(debs))
-	dir := filepath.Join(lab.Cache(t), "plain", hex.EncodeToString(key[:6]))
-	if plainDebs.of[debs] != "" {
-		return dir
-	}
-	require.NoError(t, os.MkdirAll(dir, 0o755))
-	all, err := filepath.Glob(filepath.Join(debs, "*.deb"))
-	require.NoError(t, err)
-	for _, deb := range all {
-		to := filepath.Join(dir, filepath.Base(deb))
-		if exists(to) {
-			continue
-		}
-		work, err := os.MkdirTemp(dir, "work-")
-		require.NoError(t, err)
-		for _, argv := range [][]string{
-			{"dpkg-deb", "-R", deb, filepath.Join(work, "root")},
-			{"dpkg-deb", "--root-owner-group", "-Znone", "-b", filepath.Join(work, "root"), filepath.Join(work, "deb")},
-		} {
-			out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput()
-			require.NoError(t, err, string(out))
-		}
-		require.NoError(t, os.Rename(filepath.Join(work, "deb"), to))
-		require.NoError(t, os.RemoveAll(work))
-	}
-	if plainDebs.of == nil {
-		plainDebs.of = map[string]string{}
-	}
-	plainDebs.of[debs] = dir
-	return dir
+	t        *testing.T
+	y        *lab.Tally
+	h        *host
+	j        *lab.Jail
+	base     string
+	canary   string
+	pristine string
+	aside    string
+	clean    map[string]string // the tree before anything was planted
+	fresh    map[string]string // the tree after an upgrade of that
+	usual    time.Duration     // of an upgrade, on this machine, now
+	worst    time.Duration
+	walls    []string // switches of the walls, in the environment
 }
 
 func newHostileJail(t *testing.T, y *lab.Tally, opts ...lab.JailOption) *hostileJail {
 	t.Helper()
 	lab.Need(t, "root", "apt", "dpkg-deb")
-	pair := lab.NginxPair(t)
+	pair := lab.Plain(t, lab.NginxPair(t))
 	base := lab.ShmDir(t)
 	f := &hostileJail{t: t, y: y, base: base}
 	dir := filepath.Join(base, "chroot")
@@ -106,16 +65,20 @@ func newHostileJail(t *testing.T, y *lab.Tally, opts ...lab.JailOption) *hostile
 	}
 	f.aside, f.canary = filepath.Join(base, "aside"), filepath.Join(base, "canary")
 	require.NoError(t, os.Mkdir(f.aside, 0o700))
-	out, err := exec.Command("cp", "-a", dir, f.canary).CombinedOutput()
-	require.NoError(t, err, string(out))
+	f.pristine = filepath.Join(base, "pristine")
+	for _, to := range []string{f.canary, f.pristine} {
+		out, err := exec.Command("cp", "-a", dir, to).CombinedOutput()
+		require.NoError(t, err, string(out))
+	}
 	f.j.Start(t)
-	f.h = newHost(t, uncompressed(t, pair.Old), uncompressed(t, pair.New))
+	f.h = newHost(t, pair.Old, pair.New)
 	f.h.bin = program(t, true)
 	f.h.env = append(f.h.env, "JAILUP_FAULT_LOOKS=20ms")
 	// The first upgrade fills the cache.
 	f.h.must(0, "upgraded", f.upgradeArgs()...)
 	f.back()
 	f.usual = f.h.must(0, "upgraded", f.upgradeArgs()...).Took
+	f.fresh = stateless(t, dir)
 	f.back()
 	f.clean = stateless(t, dir)
 	return f
@@ -361,7 +324,7 @@ func (f *hostileJail) outside(p *plant) map[string]string {
 		require.NoError(f.t, unix.Lstat(filepath.Join(f.canary, p.path), &st))
 		data, err := os.ReadFile(filepath.Join(f.canary, p.path))
 		require.NoError(f.t, err)
-		all[p.path] = fmt.Sprintf("ino=%d mode=%o owner=%d:%d mtime=%d content=%x", st.Ino, st.Mode, st.Uid, st.Gid, st.Mtim.Nano(), sum(data))
+		all[p.path] = fmt.Sprintf("ino=%d mode=%o owner=%d:%d mtime=%d content=%x", st.Ino, st.Mode, st.Uid, st.Gid, st.Mtim.Nano(), sha256.Sum256(data))
 	}
 	entries, err := os.ReadDir(f.base)
 	require.NoError(f.t, err)
@@ -404,15 +367,23 @@ func (f *hostileJail) cell(path, kind string, n int) {
 		if len(diff) == 0 {
 			f.y.WrongExit("%s: upgraded, and nothing is another: %s", what, r)
 		}
-		if err := f.right(p, now); err != "" {
+		if err := f.right(p, f.fresh, now); err != "" {
 			f.y.Mixed("%s: upgraded, and not right: %s", what, err)
 		}
 		b, hung := f.run("rollback", "--jail", f.j.Dir, "--soak", "0s")
-		if hung || b.Exit != 0 {
+		back := stateless(t, f.j.Dir)
+		switch {
+		case !hung && b.Exit == 1 && strings.Contains(b.err(), "does not pass"):
+			// The upgrade has mended what the plant had broken: there is no way back.
+			if diff := lab.DiffTrees(now, back); len(diff) > 0 {
+				f.y.Mixed("%s: the rollback was refused, and the jail is another: %s", what, strings.Join(diff, "\n"))
+			}
+		case hung || b.Exit != 0:
 			f.y.Person("%s: the rollback ends with %d after %s: %s", what, b.Exit, b.Took, b)
-		}
-		if diff := lab.DiffTrees(was, stateless(t, f.j.Dir)); len(diff) > 0 {
-			f.y.Mixed("%s: the rollback is not wholly old: %s", what, strings.Join(diff, "\n"))
+		default:
+			if diff := lab.DiffTrees(was, back); len(diff) > 0 {
+				f.y.Mixed("%s: the rollback is not wholly old: %s", what, strings.Join(diff, "\n"))
+			}
 		}
 		if diff := lab.DiffTrees(out, f.outside(p)); len(diff) > 0 {
 			f.y.Outside("%s: the rollback touched what is outside: %s", what, strings.Join(diff, "\n"))
@@ -448,35 +419,206 @@ func (f *hostileJail) cell(path, kind string, n int) {
 
 // right tells why an upgraded jail is not what an upgraded jail is; what was
 // planted, and the folder that holds it, are the planter's.
-func (f *hostileJail) right(p *plant, now map[string]string) string { return "" }
+func (f *hostileJail) right(p *plant, want, now map[string]string) string {
+	mine := func(at string) bool {
+		return at == p.path || strings.HasPrefix(at, p.path+"/") || strings.HasPrefix(at, p.path+".chain") || at == p.path+".jailup-new" ||
+			p.made != "" && strings.HasPrefix(filepath.Join(f.j.Dir, at), p.made) || at == filepath.Dir(p.path) ||
+			filepath.Join(f.j.Dir, at) == p.parent
+	}
+	a, b := map[string]string{}, map[string]string{}
+	for at, what := range want {
+		if !mine(at) {
+			a[at] = what
+		}
+	}
+	for at, what := range now {
+		if !mine(at) {
+			b[at] = what
+		}
+	}
+	return strings.Join(lab.DiffTrees(a, b), "\n")
+}
+
+// looks are verbs that change nothing, and how they may end.
+var looks = []struct {
+	args []string
+	ends []int
+}{
+	{[]string{"plan", "nginx"}, []int{0, 1}},
+	{[]string{"check", "nginx"}, []int{0, 1, 5}},
+	{[]string{"status"}, []int{0, 1, 5}},
+	{[]string{"snapshot", "create"}, []int{0, 1}},
+}
 
 // look calls one of the verbs that change nothing.
-func (f *hostileJail) look(p *plant, what string, n int) {}
-
-// ready has the server up and the jail clean again.
-func (f *hostileJail) ready(what string) {
+func (f *hostileJail) look(p *plant, what string, n int) {
 	f.t.Helper()
-	if f.j.MasterPID() == 0 {
-		f.j.Start(f.t)
+	l := looks[n%len(looks)]
+	what += ": " + strings.Join(l.args, " ")
+	master := f.j.MasterPID()
+	was, out := stateless(f.t, f.j.Dir), f.outside(p)
+	opened := p.watch()
+	r, hung := f.run(append(slices.Clone(l.args), "--jail", f.j.Dir)...)
+	if hung {
+		f.y.Person("%s: no end within %s: %s", what, f.limit(), r)
 	}
-	if diff := lab.DiffTrees(f.clean, stateless(f.t, f.j.Dir)); len(diff) > 0 {
-		f.t.Fatalf("%s: the jail is not clean afterwards: %s", what, strings.Join(diff, "\n"))
+	if diff := lab.DiffTrees(out, f.outside(p)); len(diff) > 0 {
+		f.y.Outside("%s: touched outside of the jail: %s", what, strings.Join(diff, "\n"))
+	}
+	if diff := lab.DiffTrees(was, stateless(f.t, f.j.Dir)); len(diff) > 0 {
+		f.y.Mixed("%s: the jail is another: %s", what, strings.Join(diff, "\n"))
+	}
+	if opened() {
+		f.y.Outside("%s: a device or FIFO was opened: %s", what, r)
+	}
+	if pid := f.j.MasterPID(); pid != master || !slices.Contains(l.ends, r.Exit) {
+		f.y.WrongExit("%s: exit status %d, server %d (was %d): %s", what, r.Exit, pid, master, r)
+	}
+	f.y.Point("looked")
+}
+
+// cellBack plants in an upgraded jail, and goes back.
+func (f *hostileJail) cellBack(path, kind string) {
+	t := f.t
+	t.Helper()
+	f.h.must(0, "upgraded", f.upgradeArgs()...)
+	p := f.put(path, kind)
+	what := fmt.Sprintf("rollback, %s: %s", path, kind)
+	defer f.ready(what)
+	if p == nil {
+		f.back()
+		return
+	}
+	master := f.j.MasterPID()
+	was, out := stateless(t, f.j.Dir), f.outside(p)
+	r, hung := f.run("rollback", "--jail", f.j.Dir, "--soak", "0s")
+	if hung {
+		f.y.Person("%s: no end within %s: %s", what, f.limit(), r)
+	}
+	if diff := lab.DiffTrees(out, f.outside(p)); len(diff) > 0 {
+		f.y.Outside("%s: touched outside of the jail: %s", what, strings.Join(diff, "\n"))
+	}
+	now := stateless(t, f.j.Dir)
+	switch r.Exit {
+	case 0:
+		f.y.Point("old")
+		if err := f.right(p, f.clean, now); err != "" {
+			f.y.Mixed("%s: not wholly old: %s", what, err)
+		}
+		if _, old := f.clean[path]; !old {
+			t.Logf("%s: a new file was replaced, and is gone: %v", what, !exists(p.at))
+		}
+		p.away()
+	case 1, 3, 7:
+		f.y.Point("refused")
+		if diff := lab.DiffTrees(was, now); len(diff) > 0 {
+			f.y.Mixed("%s: refused, and the jail is another: %s\n%s", what, strings.Join(diff, "\n"), r)
+		}
+		if pid := f.j.MasterPID(); r.Exit != 3 && pid != master {
+			f.y.WrongExit("%s: refused, and the server is another: %s", what, r)
+		}
+		if !strings.Contains(r.err(), "/"+path) {
+			t.Errorf("%s: the path is not named: %s", what, r.err())
+		}
+		p.away()
+		if f.j.MasterPID() == 0 {
+			f.j.Start(t)
+		}
+		f.back()
+	default:
+		f.y.WrongExit("%s: exit status %d: %s", what, r.Exit, r)
+		p.away()
+	}
+	if testing.Verbose() {
+		t.Logf("%-40s %d %5.2fs %s", what, r.Exit, r.Took.Seconds(), r.err())
 	}
 }
 
+// ready has the server up and the jail clean again. Where it is not, that was an
+// error already, or a jail that was broken before went back to being so.
+func (f *hostileJail) ready(what string) {
+	f.t.Helper()
+	if len(lab.DiffTrees(f.clean, stateless(f.t, f.j.Dir))) > 0 {
+		f.reset()
+	}
+	if f.j.MasterPID() == 0 {
+		f.j.Start(f.t)
+	}
+}
+
+// reset makes the jail anew, in its own directory, and forgets all runs.
+func (f *hostileJail) reset() {
+	f.t.Helper()
+	f.j.Stop(f.t)
+	require.NoError(f.t, os.RemoveAll(filepath.Join(f.h.dir, "state")))
+	stages, err := filepath.Glob(filepath.Join(f.base, ".jailup-stage*"))
+	require.NoError(f.t, err)
+	inside, err := os.ReadDir(f.j.Dir)
+	require.NoError(f.t, err)
+	for _, e := range inside {
+		stages = append(stages, filepath.Join(f.j.Dir, e.Name()))
+	}
+	for _, p := range stages {
+		require.NoError(f.t, os.RemoveAll(p))
+	}
+	out, err := exec.Command("cp", "-a", f.pristine+"/.", f.j.Dir).CombinedOutput()
+	require.NoError(f.t, err, string(out))
+	f.j.Start(f.t)
+	f.clean = stateless(f.t, f.j.Dir)
+}
+
+// hostilePaths are what jailup touches in a jail: what it resolves in a run, seen
+// by strace, without the many of one kind.
+func (f *hostileJail) paths() []string {
+	all := []string{
+		"usr", "usr/sbin", "usr/sbin/nginx", "usr/bin", "usr/lib", "lib", "lib64", "bin", "sbin",
+		"etc", "etc/nginx", "etc/nginx/nginx.conf", "etc/nginx/mime.types", "etc/nginx/fastcgi_params", "etc/nginx/snippets",
+		"etc/nginx/sites-available/default", "etc/nginx/nginx.conf.jailup-new",
+		"etc/passwd", "etc/group", "etc/shadow", "etc/nsswitch.conf", "etc/hosts", "etc/resolv.conf", "etc/localtime",
+		"etc/ld.so.cache", "etc/ld.so.conf", "etc/ld.so.conf.d", "etc/ld.so.conf.d/x.conf", "etc/ld.so.preload",
+		"usr/share", "usr/share/nginx", "usr/share/nginx/html/index.html", "usr/lib/nginx/modules",
+		"var", "var/log", "var/log/nginx", "var/log/nginx/error.log", "var/log/nginx/access.log", "var/cache/nginx",
+		"var/lib", "var/lib/nginx", "var/lib/dpkg", "var/lib/dpkg/status", "lib/apk/db/installed",
+		"run", "run/nginx.pid", "srv", "srv/www", "srv/www/index.html", "srv/unknown", "root", "tmp", "dev", "dev/null", "dev/urandom",
+		".jailup-stage",
+	}
+	for _, glob := range []string{"lib/*-linux-gnu", "lib/*-linux-gnu/libc.so.6", "lib/*-linux-gnu/libz.so.1", "lib*/ld-linux*", "usr/lib/*-linux-gnu/libssl.so.*"} {
+		found, err := filepath.Glob(filepath.Join(f.j.Dir, glob))
+		require.NoError(f.t, err)
+		for _, p := range found {
+			rel, err := filepath.Rel(f.j.Dir, p)
+			require.NoError(f.t, err)
+			all = append(all, rel)
+		}
+	}
+	return all
+}
+
+// Each path that jailup touches, replaced by each kind of thing: nothing hangs,
+// nothing is opened that should not be, nothing outside is touched, the path is
+// named, and the exit status is true to the disk.
 func TestHostilePaths(t *testing.T) {
 	t.Parallel()
 	y := lab.NewTally(t, "hostile files")
-	f := newHostileJail(t, y)
-	t.Logf("an upgrade takes %s", f.usual)
-	n := 0
-	for _, path := range hostilePaths {
-		for _, kind := range plantKinds {
-			n++
-			if os.Getenv("ONLY") != "" && !strings.Contains(path+": "+kind, os.Getenv("ONLY")) {
-				continue
+	y.Cases(len(plantKinds))
+	const shards = 2
+	for shard := range shards {
+		t.Run(strconv.Itoa(shard), func(t *testing.T) {
+			t.Parallel()
+			f := newHostileJail(t, y)
+			n, done := 0, 0
+			for _, path := range f.paths() {
+				for _, kind := range plantKinds {
+					if n++; n%shards != shard || !lab.Sampled(t, n) || !strings.Contains(path+": "+kind, os.Getenv("ONLY")) {
+						continue
+					}
+					f.cell(path, kind, n/shards)
+					if done++; done%8 == 3 || os.Getenv("ONLY") != "" {
+						f.cellBack(path, kind)
+					}
+				}
 			}
-			f.cell(path, kind, n)
-		}
+			t.Logf("an upgrade takes %s, the slowest run took %s; %d cells", f.usual, f.worst, done)
+		})
 	}
 }

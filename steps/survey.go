@@ -1,0 +1,100 @@
+package steps
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"github.com/jailup/jailup/internal/event"
+	"github.com/jailup/jailup/internal/jail"
+	"golang.org/x/sys/unix"
+)
+
+// readAtStart are what the loader and the C library read of a jail whatever the
+// program is (ld.so(8), nsswitch.conf(5), passwd(5), tzset(3), resolver(5)).
+var readAtStart = []string{
+	"/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/nsswitch.conf", "/etc/passwd", "/etc/group", "/etc/localtime",
+	"/etc/hosts", "/etc/host.conf", "/etc/gai.conf", "/etc/resolv.conf", "/etc/services", "/etc/protocols",
+	"/etc/ssl/openssl.cnf", "/usr/lib/ssl/openssl.cnf",
+}
+
+// mostAtStart bounds each of these files, in bytes: whoever reads a terabyte of
+// nothing is not up again for an hour.
+const mostAtStart = 64 << 20
+
+// survey refuses what a start of the server would wait on, or never be done with:
+// a FIFO or a device where the C library reads a file, a FIFO in place of a log.
+// It is found before anything is run or stopped, and told by name.
+func (e *Env) survey() error {
+	if e.onlyOutside() {
+		return nil // the host's own files are read
+	}
+	for _, p := range readAtStart {
+		info, err := e.Root.Stat(p)
+		switch {
+		case err != nil && e.needed(p):
+			if _, lerr := e.Root.Lstat(p); lerr == nil {
+				return e.inPlace(p, "leads nowhere ("+plainCause(err)+")")
+			}
+		case err != nil:
+		case info.Mode&unix.S_IFMT == unix.S_IFIFO, info.Mode&unix.S_IFMT == unix.S_IFCHR, info.Mode&unix.S_IFMT == unix.S_IFBLK,
+			!info.IsRegular() && e.needed(p):
+			return e.inPlace(p, "is a "+jail.TypeName(info.Mode))
+		case info.IsRegular() && info.Size > mostAtStart:
+			return e.inPlace(p, fmt.Sprintf("has %d bytes", info.Size))
+		}
+	}
+	if !e.Options.Rehearse {
+		return nil
+	}
+	for _, u := range e.servers() {
+		if u.facts.Outside != nil {
+			continue
+		}
+		for _, p := range u.written() {
+			if info, err := e.Root.Stat(p); err == nil && info.Mode&unix.S_IFMT == unix.S_IFIFO {
+				return fail(nil, "write the log to a file; if something reads from it while "+u.name()+" starts: --rehearse=false",
+					"cannot work on %s of jail %s: its log %s is a FIFO, on which a start waits until somebody reads", u.name(), e.Root.Path(), event.Clean(p, 300))
+			}
+		}
+	}
+	return nil
+}
+
+// needed tells whether a server with workers of their own cannot start without it.
+func (e *Env) needed(p string) bool { return p == "/etc/passwd" || p == "/etc/group" }
+
+func (e *Env) inPlace(p, what string) error {
+	return fail(nil, "put a file there, or take it away: ls -ld "+e.Root.Path()+p,
+		"cannot work on jail %s: %s %s, and is read by whatever starts there", e.Root.Path(), p, what)
+}
+
+func plainCause(err error) string {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		err = pe.Err
+	}
+	return err.Error()
+}
+
+// onlyOutside tells whether all servers run on the host.
+func (e *Env) onlyOutside() bool {
+	return !slices.ContainsFunc(e.servers(), func(u *unit) bool { return u.facts.Outside == nil })
+}
+
+// written are the files that a start opens for writing, as far as they can be told.
+func (u *unit) written() []string {
+	conf, err := u.configuration()
+	if err != nil {
+		return nil // told by others
+	}
+	all := conf.logs()
+	if n, ok := conf.(nginxSite); ok {
+		all = append(all, n.AccessLogs()...)
+		// Opened before the configuration is read, whatever that says.
+		all = append(all, "/var/log/nginx/error.log")
+	}
+	return slices.DeleteFunc(all, func(p string) bool { return !strings.HasPrefix(p, "/") || strings.Contains(p, "$") })
+}
