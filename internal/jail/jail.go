@@ -252,14 +252,7 @@ func (r *Root) OpenFile(p string) (*os.File, error) {
 		return nil, wrap("open", p, err)
 	}
 	defer unix.Close(pathFd)
-	if err := regular(pathFd); err != nil {
-		return nil, wrap("open", p, err)
-	}
-	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", pathFd), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
-	if err != nil {
-		return nil, wrap("open", p, err)
-	}
-	return os.NewFile(uintptr(fd), p), nil
+	return reopen(pathFd, p)
 }
 
 func regular(fd int) error {
@@ -281,20 +274,39 @@ func regular(fd int) error {
 }
 
 // OpenAt opens a regular file of that name in an open directory for reading,
-// without following a link.
+// without following a link. Like OpenFile it looks before it opens: a device that
+// was put in the file's place a moment ago is not opened.
 func OpenAt(dir int, name string) (*os.File, error) {
-	fd, err := unix.Openat2(dir, name, &unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC | unix.O_NOCTTY,
+	how := unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
-	})
+	}
+	var pathFd int
+	var err error
+	for range 200 { // EAGAIN: a rename anywhere raced with it
+		pathFd, err = unix.Openat2(dir, name, &how)
+		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
 	if err != nil {
 		return nil, wrap("open", name, err)
 	}
-	if err := regular(fd); err != nil {
-		unix.Close(fd)
-		return nil, wrap("open", name, err)
+	defer unix.Close(pathFd)
+	return reopen(pathFd, name)
+}
+
+// reopen opens for reading what an O_PATH descriptor names, where that is a
+// regular file.
+func reopen(pathFd int, p string) (*os.File, error) {
+	if err := regular(pathFd); err != nil {
+		return nil, wrap("open", p, err)
 	}
-	return os.NewFile(uintptr(fd), name), nil
+	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", pathFd), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, wrap("open", p, err)
+	}
+	return os.NewFile(uintptr(fd), p), nil
 }
 
 // ReadFile reads a regular file of at most limit bytes; a longer one is an error.

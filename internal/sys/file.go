@@ -111,10 +111,19 @@ func MkdirAll(path string, perm os.FileMode) error {
 	return FsyncDir(int(dir.Fd()))
 }
 
+// deepest is how many directories RemoveTree has open at once. What lies deeper is
+// moved up to the top of the tree first: somebody who makes ten thousand levels
+// must not make it run out of descriptors.
+const deepest = 100
+
 // RemoveTree removes name and all below it. It walks by descriptors, follows no
 // link, and stops with EXDEV at a mount, so that what an administrator mounted
 // below is never emptied. A missing name is no error.
-func RemoveTree(dir int, name string) error {
+func RemoveTree(dir int, name string) error { return removeTree(dir, name, -1, 0) }
+
+// removeTree is RemoveTree at that depth of the tree whose open root is top, -1 at
+// the root itself.
+func removeTree(dir int, name string, top, depth int) error {
 	err := Unlinkat(dir, name, 0)
 	if err == nil || errors.Is(err, unix.ENOENT) {
 		return nil
@@ -122,11 +131,7 @@ func RemoveTree(dir int, name string) error {
 	if !errors.Is(err, unix.EISDIR) && !errors.Is(err, unix.EPERM) {
 		return err
 	}
-	how := unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
-	}
-	fd, oerr := unix.Openat2(dir, name, &how)
+	fd, oerr := openLevel(dir, name)
 	if oerr != nil {
 		if errors.Is(oerr, unix.ENOTDIR) || errors.Is(oerr, unix.ELOOP) {
 			return err // a file that cannot be unlinked, immutable perhaps
@@ -135,6 +140,9 @@ func RemoveTree(dir int, name string) error {
 	}
 	f := os.NewFile(uintptr(fd), name)
 	defer f.Close()
+	if depth == 0 {
+		top = fd
+	}
 	for {
 		names, rerr := f.Readdirnames(256)
 		if len(names) == 0 {
@@ -144,7 +152,14 @@ func RemoveTree(dir int, name string) error {
 			break
 		}
 		for _, n := range names {
-			if err := RemoveTree(fd, n); err != nil {
+			if depth >= deepest {
+				// The top reads its names until there are none left.
+				err := Renameat2(fd, n, top, TempName("deep"), unix.RENAME_NOREPLACE)
+				if err == nil || errors.Is(err, unix.ENOENT) {
+					continue
+				}
+			}
+			if err := removeTree(fd, n, top, depth+1); err != nil {
 				return err
 			}
 		}
@@ -153,6 +168,23 @@ func RemoveTree(dir int, name string) error {
 		}
 	}
 	return ignoreNotExist(Unlinkat(dir, name, unix.AT_REMOVEDIR))
+}
+
+// openLevel opens a directory of a tree that is removed: EXDEV at a mount, ELOOP or
+// ENOTDIR at what is no directory. openat2 answers EAGAIN when a rename anywhere
+// raced with it.
+func openLevel(dir int, name string) (fd int, err error) {
+	how := unix.OpenHow{
+		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
+	}
+	for range 200 {
+		fd, err = unix.Openat2(dir, name, &how)
+		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	return fd, err
 }
 
 func ignoreNotExist(err error) error {

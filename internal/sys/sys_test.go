@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -197,6 +198,54 @@ func TestRemoveTree(t *testing.T) {
 	_, err = os.Lstat(tree)
 	require.ErrorIs(t, err, os.ErrNotExist)
 	require.FileExists(t, filepath.Join(out, "mine"))
+}
+
+// Depth costs no descriptors: whoever may make directories must not decide how
+// many of them jailup has open.
+func TestRemoveTreeAtAnyDepth(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	d := openDir(t, dir)
+	at := d
+	for i := range 10_000 {
+		name := "d" + string(rune('a'+i%26))
+		require.NoError(t, unix.Mkdirat(at, name, 0o755))
+		next, err := unix.Openat(at, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		require.NoError(t, err)
+		if i%1000 == 999 {
+			f, err := Create(next, "file", 0o600)
+			require.NoError(t, err)
+			f.Close()
+		}
+		if at != d {
+			unix.Close(at)
+		}
+		at = next
+	}
+	unix.Close(at)
+	most := 0
+	done := make(chan struct{})
+	counted := make(chan struct{})
+	go func() {
+		defer close(counted)
+		for {
+			list, _ := os.ReadDir("/proc/self/fd")
+			most = max(most, len(list))
+			select {
+			case <-done:
+				return
+			case <-time.After(time.Millisecond):
+			}
+		}
+	}()
+	require.NoError(t, RemoveTree(d, "da"))
+	close(done)
+	<-counted
+	require.NoFileExists(t, filepath.Join(dir, "da"))
+	list, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Empty(t, list)
+	require.Less(t, most, 500)
 }
 
 // What is mounted below is never emptied.
