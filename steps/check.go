@@ -41,6 +41,7 @@ func Check(ctx context.Context, e *Env) (checks.Report, error) {
 		e.Events.Check(r.Name, checkStatus(r.Verdict), r.Detail)
 	}
 	e.findings()
+	e.dangers(ctx)
 	return report, e.verdict(report)
 }
 

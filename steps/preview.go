@@ -86,6 +86,7 @@ func Look(ctx context.Context, e *Env) (*Preview, error) {
 	if err := e.survey(); err != nil {
 		return nil, err
 	}
+	e.dangers(ctx)
 	p := &Preview{Schema: 1, Server: e.Recipe.Name, Jail: e.Root.Path(), State: e.Recipe.State, Running: e.anyRunning(),
 		Servers: []string{}, Modules: []string{}, Affects: []string{}}
 	for _, u := range e.reversed() {

@@ -46,8 +46,8 @@ func (e *Env) survey() error {
 			return e.inPlace(p, fmt.Sprintf("has %d bytes", info.Size))
 		}
 	}
-	if !e.Options.Rehearse {
-		return nil
+	if err := e.liars(); err != nil || !e.Options.Rehearse {
+		return err
 	}
 	for _, u := range e.servers() {
 		if u.facts.Outside != nil {

@@ -145,8 +145,17 @@ func (f *hostileJail) run(args ...string) (r result, hung bool) {
 	return r, ctx.Err() != nil || r.Took > f.limit()
 }
 
-// limit is 5 s, and what this machine needs today for an upgrade, with room.
-func (f *hostileJail) limit() time.Duration { return 5*time.Second + 4*f.usual }
+// limit is 5 s, and what this machine needs today for an upgrade, with room; where
+// others use it as well, as much more as they take.
+func (f *hostileJail) limit() time.Duration {
+	busy := 1.0
+	if text, err := os.ReadFile("/proc/loadavg"); err == nil {
+		if load, err := strconv.ParseFloat(strings.Fields(string(text))[0], 64); err == nil {
+			busy = max(1, load/2)
+		}
+	}
+	return time.Duration(busy*float64(5*time.Second)) + 4*f.usual
+}
 
 // A plant is what lies in the place of a path of the jail.
 type plant struct {
@@ -504,9 +513,6 @@ func (f *hostileJail) cellBack(path, kind string) {
 		f.y.Point("old")
 		if err := f.right(p, f.clean, now); err != "" {
 			f.y.Mixed("%s: not wholly old: %s", what, err)
-		}
-		if _, old := f.clean[path]; !old {
-			t.Logf("%s: a new file was replaced, and is gone: %v", what, !exists(p.at))
 		}
 		p.away()
 	case 1, 3, 7:
