@@ -42,6 +42,7 @@ type Facts struct {
 	Sealed    bool              `json:"sealed,omitempty"`     // the snapshot has its name
 	Servers   []ServerFacts     `json:"servers,omitempty"`    // in the order in which they start
 	Signalled bool              `json:"signalled,omitempty"`  // the old server was, or may have been
+	Held      []string          `json:"held,omitempty"`       // units of the host that the persistent guard holds
 	From      map[string]string `json:"from,omitempty"`
 	To        map[string]string `json:"to,omitempty"`
 	Target    string            `json:"target,omitempty"` // digest of the target
@@ -104,8 +105,12 @@ type Env struct {
 	Outside *Outside
 	// Scratch is the folder of a run that changes nothing; see Look.
 	Scratch string
-	// Guard starts the guardian; nil where the process is one itself.
-	Guard func() (*guard.Guardian, error)
+	// Guard starts the guardian, and has it hold these units; nil where the process
+	// is one itself.
+	Guard func(units []string) (*guard.Guardian, error)
+	// Boot says that a recovery runs at boot: a server that belongs to a unit is
+	// left to init.
+	Boot bool
 
 	host    *jail.Root // see hostTree
 	opening sync.Mutex
@@ -184,7 +189,8 @@ func (e *Env) Close() {
 	if e.prober != nil {
 		e.prober.Stop()
 	}
-	e.guardian.Disarm()
+	// A run that is done has disarmed it. What else ends here left something open.
+	e.guardian.Leave()
 	if e.stage != nil {
 		e.stage.Close()
 	}

@@ -42,8 +42,7 @@ const keepRuns = 50
 
 func (s *prune) Do(ctx context.Context, run *Run) error {
 	e := s.e
-	e.guardian.Disarm()
-	e.guardian = nil
+	e.disarm()
 	if prev := run.Facts.PrevStage; prev != "" && filepath.Base(prev) != filepath.Base(run.Facts.Stage) {
 		if err := e.dropStage(prev); err != nil {
 			e.note(event.Warning, err.Error(), "")

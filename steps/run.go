@@ -22,6 +22,11 @@ type Outcome struct {
 	Step     string // that failed
 	Downtime *int64 // ms
 	Evidence string
+	// Whole says, where the run is stuck, that the jail is wholly old or wholly new
+	// all the same: nothing needs to be kept from starting.
+	Whole bool
+	// Units are for init to start, see Env.InitUnits.
+	Units []string
 }
 
 // story tells the engine's steps to the stream.
@@ -93,6 +98,7 @@ func (e *Env) outcome(f Facts, res pipeline.Result) Outcome {
 	}
 	switch res.Outcome {
 	case pipeline.Committed:
+		e.disarm() // where a step after the commit failed before prune could
 		out.Result, out.Err, out.Step = event.Upgraded, nil, ""
 		if f.Verb == "rollback" {
 			out.Result = event.RolledBack
@@ -100,6 +106,10 @@ func (e *Env) outcome(f Facts, res pipeline.Result) Outcome {
 		return out
 	case pipeline.Stuck:
 		out.Result, out.Err = event.Stuck, stuckUndo(e, f, res)
+		if v, err := e.State(&f); err == nil && (v.AllOld() || v.AllNew()) {
+			out.Whole = true
+			e.disarm()
+		}
 		return out
 	case pipeline.Ambiguous:
 		out.Result = event.Stuck
@@ -232,7 +242,13 @@ func Recover(ctx context.Context, e *Env) Outcome {
 		return Outcome{Result: event.Stuck, Err: stuck(e, fmt.Errorf("cannot recover run %s: its plan %q is not known", rec.Run, rec.Plan))}
 	}
 	run, res := pipeline.Recover(ctx, plan, rec, j, &story{s: e.Events})
+	if res.Outcome == pipeline.Committed {
+		if err := e.startAtBoot(ctx); err != nil {
+			e.note(event.Warning, err.Error(), "jailup start "+e.Recipe.Name+" --jail "+e.Root.Path())
+		}
+	}
 	out := e.outcome(run.Facts, res)
+	out.Units = e.InitUnits(ctx)
 	switch {
 	case out.Result == event.Stuck:
 	case res.Outcome == pipeline.Committed && len(res.After) > 0:

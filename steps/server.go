@@ -61,6 +61,7 @@ func (s *stop) Undo(ctx context.Context, run *Run) error {
 	}
 	// The old ones are judged by what they were told, not by what was to come.
 	e.forget()
+	wasRunning := func(u *unit) bool { return wasRunning(u) && !u.atInit(ctx) }
 	// One that was told to end may still be there, and go any moment.
 	// One that does not end, or does not start, keeps no other down.
 	stopped := e.stopAll(ctx, before, run.Facts.Grace, wasRunning)

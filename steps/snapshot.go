@@ -102,40 +102,6 @@ func (s *seal) Do(ctx context.Context, run *Run) error {
 
 func (s *seal) Undo(context.Context, *Run) error { return nil }
 
-// arm looks once more whether the jail is what the changeset was computed from,
-// and starts the guardian. After it the server may be stopped.
-type arm struct{ e *Env }
-
-func (s *arm) Name() string { return "arm" }
-
-func (s *arm) Do(_ context.Context, run *Run) error {
-	e := s.e
-	w, err := e.worker(&run.Facts)
-	if err != nil {
-		return err
-	}
-	defer w.Close()
-	drift, err := w.Drift()
-	if err != nil {
-		return err
-	}
-	if len(drift) > 0 {
-		return fail(ErrStale, "run it again: it begins anew from what is there now",
-			"cannot go on: %s was changed while the upgrade was prepared (%d paths in all)", drift[0], len(drift))
-	}
-	if e.Guard == nil || e.guardian != nil {
-		return nil
-	}
-	e.guardian, err = e.Guard()
-	return err
-}
-
-func (s *arm) Undo(context.Context, *Run) error {
-	s.e.guardian.Disarm()
-	s.e.guardian = nil
-	return nil
-}
-
 // install exchanges what changes.
 type install struct{ e *Env }
 

@@ -29,6 +29,8 @@ type ServerFacts struct {
 	Affected bool `json:"affected,omitempty"`
 	// Taken: it was down, and somebody else answers on its address: it stays down.
 	Taken bool `json:"taken,omitempty"`
+	// Unit is the service of the host that it runs in, or is started by at boot.
+	Unit string `json:"unit,omitempty"`
 	// Outside: it runs on the host.
 	Outside *Outside `json:"outside,omitempty"`
 }

@@ -27,7 +27,8 @@ type app struct {
 	jail   string          // --jail
 	config string          // --config
 	yes    bool
-	code   int // the exit status, where a verb has decided it
+	boot   bool // recover --boot
+	code   int  // the exit status, where a verb has decided it
 }
 
 // usageError marks a wrong command line.

@@ -5,19 +5,18 @@ import (
 	"errors"
 
 	"github.com/jailup/jailup/internal/event"
+	"github.com/jailup/jailup/internal/guard"
+	"github.com/jailup/jailup/internal/journal"
 	"github.com/jailup/jailup/steps"
 )
 
-// recoverFirst ends what an interrupted run began, before anything else is done.
+// recoverFirst ends what an interrupted run began, before anything else is done,
+// and sweeps what an earlier one left on the host.
 func (s *session) recoverFirst(ctx context.Context) error {
 	rec, open, err := steps.Interrupted(s.stateDir())
-	if err != nil {
-		return &steps.Error{Kind: steps.ErrStuck, Err: err, Hint: "look at " + s.stateDir()}
+	if err == nil && open {
+		s.events.Notice(event.Warning, "run "+rec.Run+" was cut off in step "+rec.Step+"; it is ended first", "")
 	}
-	if !open {
-		return nil
-	}
-	s.events.Notice(event.Warning, "run "+rec.Run+" was cut off in step "+rec.Step+"; it is ended first", "")
 	out, err := s.recoverNow(ctx)
 	if err != nil {
 		return err
@@ -25,15 +24,30 @@ func (s *session) recoverFirst(ctx context.Context) error {
 	return out.Err
 }
 
-// recoverNow runs the recovery on a locked jail.
+// recoverNow runs the recovery on a locked jail: first the files are made whole,
+// then what held the units goes, then init is told of them.
 func (s *session) recoverNow(ctx context.Context) (steps.Outcome, error) {
 	rec, open, err := steps.Interrupted(s.stateDir())
 	if err != nil {
 		return steps.Outcome{Result: event.Stuck}, &steps.Error{Kind: steps.ErrStuck, Err: err, Hint: "look at " + s.stateDir()}
 	}
-	if !open {
-		return steps.Outcome{Result: event.Recovered}, nil
+	out := steps.Outcome{Result: event.Recovered}
+	if open {
+		if out, err = s.recoverRun(ctx, rec); err != nil {
+			return out, err
+		}
 	}
+	if out.Result == event.Recovered || out.Whole {
+		s.release(ctx)
+		if err := guard.Queue(ctx, out.Units); err != nil {
+			s.events.Notice(event.Warning, err.Error(), "systemctl start "+out.Units[0])
+		}
+	}
+	return out, nil
+}
+
+// recoverRun ends one run. What it tells is added to the run's own record.
+func (s *session) recoverRun(ctx context.Context, rec journal.Record) (steps.Outcome, error) {
 	facts, err := steps.FactsOf(rec)
 	if err != nil {
 		return steps.Outcome{}, &steps.Error{Kind: steps.ErrStuck, Err: err}
@@ -49,7 +63,16 @@ func (s *session) recoverNow(ctx context.Context) (steps.Outcome, error) {
 	if err != nil {
 		return steps.Outcome{}, err
 	}
-	e.Run = rec.Run
+	e.Run, e.Boot = rec.Run, s.a.boot
+	if f, err := recordOf(e); err == nil {
+		defer f.Close()
+		story := &chapter{}
+		s.events.Attach(story)
+		story.to = event.JSONLines(f)
+		defer func() { story.to = nil }()
+	} else {
+		s.events.Notice(event.Warning, err.Error(), "")
+	}
 	if err := e.UseRecipesOf(rec.Run); err != nil {
 		s.events.Notice(event.Warning, err.Error()+"; today's recipes are used", "")
 	}
@@ -67,6 +90,17 @@ func (s *session) recoverNow(ctx context.Context) (steps.Outcome, error) {
 		s.recipe, s.asked = keep, asked
 	}
 	return out, nil
+}
+
+// chapter is a sink for a part of a story, which neither what was told before it
+// nor what comes after belongs to. To is nil outside of it.
+type chapter struct{ to event.Sink }
+
+// Emit passes on what belongs to it.
+func (c *chapter) Emit(e event.Event) {
+	if c.to != nil {
+		c.to.Emit(e)
+	}
 }
 
 // finish tells how the run ended, gives the lock back and sets the exit status.

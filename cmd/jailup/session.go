@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/jailup/jailup/backup"
@@ -416,27 +417,42 @@ func (s *session) openSource(e *steps.Env) error {
 
 // openRecord begins the run's own record of events.
 func (s *session) openRecord(e *steps.Env) error {
-	// Durably: what recovery needs goes into it.
-	if err := sys.MkdirAll(e.RunDir(), 0o700); err != nil {
-		return fmt.Errorf("cannot make the run's folder: %w", err)
-	}
-	f, err := os.OpenFile(filepath.Join(e.RunDir(), "events.jsonl"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	f, err := recordOf(e)
 	if err != nil {
-		return fmt.Errorf("cannot make the run's record: %w", err)
+		return err
 	}
 	s.record = f
 	s.events.Attach(event.JSONLines(f))
 	return nil
 }
 
-// guardian starts the guardian of this run.
-func (s *session) guardian() (*guard.Guardian, error) {
+// recordOf opens the record of events of e's run, to append to.
+func recordOf(e *steps.Env) (*os.File, error) {
+	// Durably: what recovery needs goes into it.
+	if err := sys.MkdirAll(e.RunDir(), 0o700); err != nil {
+		return nil, fmt.Errorf("cannot make the run's folder: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(e.RunDir(), "events.jsonl"), os.O_CREATE|os.O_APPEND|os.O_WRONLY|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("cannot make the run's record: %w", err)
+	}
+	return f, nil
+}
+
+// guardian starts the guardian of this run, which holds the units.
+func (s *session) guardian(units []string) (*guard.Guardian, error) {
 	if sys.FaultPoints && os.Getenv("JAILUP_FAULT_GUARD") == "off" {
 		return nil, nil // a test of recovery by hand
 	}
-	args := []string{"guardian", "--jail", s.root.Path(), "--state-dir", *s.set.StateDir, "--snapshots", *s.set.Snapshots}
+	args := []string{"guardian", "--jail", s.root.Path(), "--jail-id", s.id, "--state-dir", *s.set.StateDir, "--snapshots", *s.set.Snapshots}
 	if s.a.config != "" {
 		args = append(args, "--config", s.a.config)
+	}
+	if guard.Booted() && (!sys.FaultPoints || os.Getenv("JAILUP_FAULT_HOLD") != "off") { // off: what a test must notice
+		args = append(args, "--hold")
+		for _, u := range units {
+			args = append(args, "--unit", u)
+		}
 	}
 	log, err := os.OpenFile(filepath.Join(s.stateDir(), "runs", s.run, "guardian.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {

@@ -2,6 +2,7 @@ package guard
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -61,8 +62,9 @@ func run() {
 	fmt.Println("guardian", g.PID())
 	word, _ := bufio.NewReader(os.Stdin).ReadString('\n')
 	if word == "disarm\n" {
-		g.Disarm()
-		g.Disarm()
+		if err := errors.Join(g.Disarm(), g.Disarm()); err != nil {
+			fmt.Println(err)
+		}
 		fmt.Println("disarmed")
 		_, _ = os.Stdin.Read(make([]byte, 1))
 	}
@@ -71,8 +73,8 @@ func run() {
 
 // guardian watches, and writes down what it saw, and when.
 func guardian() {
-	died, err := Watch()
-	text := fmt.Sprintf("%v %v %d", died, err, time.Now().UnixNano())
+	end, err := Watch("test", func(s string) { fmt.Println(s) }, func() error { return nil })
+	text := fmt.Sprintf("%v %v %d", end == Died, err, time.Now().UnixNano())
 	tmp := os.Getenv(fileEnv) + ".tmp"
 	if os.WriteFile(tmp, []byte(text), 0o600) == nil {
 		_ = os.Rename(tmp, os.Getenv(fileEnv))
@@ -154,7 +156,7 @@ func TestDisarm(t *testing.T) {
 	died, _ := g.seen()
 	require.Equal(t, "false", died)
 	require.False(t, g.alive(), "Disarm waits for its end")
-	(*Guardian)(nil).Disarm()
+	require.NoError(t, (*Guardian)(nil).Disarm())
 }
 
 // However the run dies, and whatever else is sent to the guardian or its group
