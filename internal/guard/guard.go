@@ -52,7 +52,9 @@ func command(args, env []string, log *os.File) *exec.Cmd {
 	cmd.Args[0] = "jailup-guardian"
 	cmd.Env = env
 	cmd.Dir = "/"
-	cmd.Stdout, cmd.Stderr = log, log
+	if log != nil {
+		cmd.Stdout, cmd.Stderr = log, log
+	}
 	return cmd
 }
 
@@ -62,10 +64,10 @@ func command(args, env []string, log *os.File) *exec.Cmd {
 func Run(args, env []string) error {
 	cmd := command(args, env, nil)
 	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("%s: %w", strings.TrimSpace(string(out)), err)
+	if text := strings.TrimSpace(string(out)); err != nil && text != "" {
+		return fmt.Errorf("%w: %s", err, text)
 	}
-	return nil
+	return err
 }
 
 // Start starts this program again with args and returns once the guardian

@@ -245,9 +245,9 @@ func entersJail(argv []string, dev, ino uint64) bool {
 	for _, a := range argv {
 		words = append(words, strings.FieldsFunc(a, func(r rune) bool { return strings.ContainsRune(" \t\n='\";&|()", r) })...)
 	}
+	tools := []string{"chroot", "schroot", "jk_chrootlaunch", "start-stop-daemon", "bwrap", "unshare", "systemd-nspawn", "proot", "nsenter"}
 	enters := slices.ContainsFunc(words, func(w string) bool {
-		b := path.Base(w)
-		return strings.Contains(b, "chroot") || slices.Contains([]string{"start-stop-daemon", "bwrap", "unshare", "systemd-nspawn", "proot", "nsenter", "setpriv"}, b)
+		return slices.Contains(tools, path.Base(w)) && !sameDir(w, dev, ino)
 	})
 	return enters && slices.ContainsFunc(words, func(w string) bool { return sameDir(w, dev, ino) })
 }

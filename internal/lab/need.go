@@ -160,6 +160,8 @@ func packageOf(program string) string {
 		return "util-linux"
 	case "ip", "ss":
 		return "iproute2"
+	case "mmdebstrap":
+		return "mmdebstrap"
 	case "systemd-nspawn":
 		return "systemd-container"
 	case "newuidmap":

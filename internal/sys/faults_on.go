@@ -28,6 +28,7 @@ const FaultPoints = true
 //	JAILUP_FAULT=error:W+:E       it and every later mutating call fail with errno E
 //	JAILUP_FAULT=space:W:E        it and every later call fail that need room: to make a name or to write,
 //	                              as on a full btrfs, which does not even overwrite; W+ is the same
+//	JAILUP_FAULT=halt:W           this process stands still at point W, after a word on JAILUP_FAULT_SAY, a file
 //	JAILUP_FAULT=nosync:N         the N-th fsync of any kind is left out
 //	JAILUP_FAULT=nosync:all       all of them are
 //
@@ -108,6 +109,11 @@ func pass(when, op, name string) (now, later bool) {
 	case !now:
 	case f.mode == "kill":
 		unix.Kill(os.Getpid(), unix.SIGKILL)
+		select {}
+	case f.mode == "halt":
+		if say, err := os.OpenFile(os.Getenv("JAILUP_FAULT_SAY"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600); err == nil {
+			fmt.Fprintf(say, "\nfault: halted %s %s %q\n", when, op, name)
+		}
 		select {}
 	case f.mode == "signal":
 		for i, s := range f.signals {
