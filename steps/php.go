@@ -93,6 +93,9 @@ func ending(res *jail.BoxResult) string {
 	if res.TimedOut {
 		what = "no end within its time"
 	}
+	if res.Ended != "" {
+		what = "ended by force, for it used " + res.Ended
+	}
 	if lines := event.CleanLines(string(res.Output), 5, 200); len(lines) > 0 {
 		what += ": " + strings.Join(lines, "; ")
 	}

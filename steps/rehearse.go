@@ -83,6 +83,9 @@ func (u *unit) rehearse(ctx context.Context, verb string) error {
 	if res.TimedOut {
 		what = "no end within its time"
 	}
+	if res.Ended != "" {
+		what = "ended by force, for it used " + res.Ended
+	}
 	if res.Exit == 0 {
 		lines = fails
 	}

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path"
 	"runtime"
+	"syscall"
 
 	"golang.org/x/net/dns/dnsmessage"
 	"golang.org/x/sys/unix"
@@ -23,7 +24,7 @@ func Reexec() {
 		return
 	}
 	report := os.NewFile(boxReportFd, "report")
-	code, err := insideBox()
+	code, err := insideBox(report)
 	if err != nil {
 		fmt.Fprintf(report, "%s", err)
 		os.Exit(boxSetupFail) //nolint:forbidigo // the inside of a box is a process of its own
@@ -34,7 +35,7 @@ func Reexec() {
 const boxDir = "/mnt"
 
 // insideBox is process 1 of the namespaces.
-func insideBox() (int, error) {
+func insideBox(report *os.File) (int, error) {
 	runtime.LockOSThread() // capabilities are those of a thread
 	// Its own four, and what the caller was started with and passed on: a
 	// directory of the host would be a way out of the chroot.
@@ -49,7 +50,7 @@ func insideBox() (int, error) {
 	if err := json.Unmarshal(data, &spec); err != nil {
 		return 0, err
 	}
-	view, err := makeView(spec.Root, spec.room())
+	view, err := makeView(spec.Root, spec.Room)
 	if err != nil {
 		return 0, err
 	}
@@ -67,7 +68,24 @@ func insideBox() (int, error) {
 	}
 	emptyLogs(root)
 	root.Close()
-	if err := confine(); err != nil {
+	// Both are of the host, or of what is about to be out of reach.
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return 0, err
+	}
+	proc, err := os.Open("/proc")
+	if err != nil {
+		return 0, err
+	}
+	if err := shut(view); err != nil {
+		return 0, err
+	}
+	steady()
+	go keepWatch(proc, boxMemory, func(why string) {
+		fmt.Fprintf(report, "%s%s", boxLimited, why)
+		os.Exit(boxSetupFail) //nolint:forbidigo // the end of process 1 is the end of the box
+	})
+	if err := confine(proc); err != nil {
 		return 0, err
 	}
 	cmd := exec.Command(spec.Argv[0], spec.Argv[1:]...)
@@ -76,15 +94,15 @@ func insideBox() (int, error) {
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"}
 	cmd.Env = append(cmd.Env, spec.Env...)
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.SysProcAttr = &unix.SysProcAttr{Chroot: view, Setsid: true}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = null, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
 	err = cmd.Run()
 	var ee *exec.ExitError
 	switch {
 	case err == nil:
 		return 0, nil
 	case errors.As(err, &ee):
-		if ws, ok := ee.Sys().(unix.WaitStatus); ok && ws.Signaled() {
+		if ws, ok := ee.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
 			return 128 + int(ws.Signal()), nil
 		}
 		return ee.ExitCode(), nil
@@ -94,13 +112,13 @@ func insideBox() (int, error) {
 	return 126, nil
 }
 
-// room is how many bytes the view may hold in memory: the staged files twice, and
-// what a test of a configuration writes.
-func (s *boxSpec) room() int64 {
+// roomFor is how many bytes the view may hold in memory: the staged files twice,
+// and what a test of a configuration writes.
+func roomFor(stage *os.File, changes []Change) int64 {
 	var staged int64
-	for _, c := range s.Changes {
+	for _, c := range changes {
 		var st unix.Stat_t
-		if c.Stage != "" && unix.Fstatat(boxStageFd, c.Stage, &st, unix.AT_SYMLINK_NOFOLLOW) == nil {
+		if c.Stage != "" && unix.Fstatat(int(stage.Fd()), c.Stage, &st, unix.AT_SYMLINK_NOFOLLOW) == nil {
 			staged += st.Size
 		}
 	}
@@ -354,40 +372,4 @@ func answerNames(conn net.PacketConn) {
 			_, _ = conn.WriteTo(out, from)
 		}
 	}
-}
-
-// kept are the capabilities that the test of a server's configuration needs: to
-// be root among files, to become the worker's user, to bind low ports.
-var kept = []uintptr{
-	unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_NET_BIND_SERVICE,
-}
-
-// confine takes from this thread, and so from its children, all that the program
-// does not need. The number of processes does not bind root; a cgroup does, where
-// Run could make one, and elsewhere the time limit ends them all.
-func confine() error {
-	for c := range uintptr(unix.CAP_LAST_CAP + 1) {
-		keep := false
-		for _, k := range kept {
-			keep = keep || k == c
-		}
-		if !keep {
-			if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil && !errors.Is(err, unix.EINVAL) {
-				return fmt.Errorf("cannot drop capabilities: %w", err)
-			}
-		}
-	}
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("cannot set no_new_privs: %w", err)
-	}
-	for what, max := range map[int]uint64{unix.RLIMIT_NPROC: 512, unix.RLIMIT_FSIZE: 1 << 30, unix.RLIMIT_CORE: 0, unix.RLIMIT_AS: 4 << 30} {
-		var lim unix.Rlimit
-		if unix.Getrlimit(what, &lim) == nil {
-			lim.Cur, lim.Max = min(lim.Cur, max), min(lim.Max, max)
-			if err := unix.Setrlimit(what, &lim); err != nil && what != unix.RLIMIT_AS {
-				return fmt.Errorf("cannot limit the program: %w", err)
-			}
-		}
-	}
-	return nil
 }

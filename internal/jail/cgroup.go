@@ -13,21 +13,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cgroup bounds the number of a box's processes, which RLIMIT_NPROC does not do
-// for root (setrlimit(2)).
-type cgroup struct{ dir string }
+// cgroup bounds the threads of a box, which RLIMIT_NPROC does not do for root
+// (setrlimit(2)), and its memory, which no limit of one process does. With the
+// controllers of version 1 it is one folder for each.
+type cgroup struct{ dirs []string }
 
-const (
-	cgroupPrefix = "jailup-box-" // and the process's id, and something random
-	cgroupTasks  = 512           // threads, those of the box's own process 1 included
-)
+const cgroupPrefix = "jailup-box-" // and the process's id, and something random
 
-// newCgroup makes one with the pids controller, of version 2 or 1: below this
-// process's own, or, where that may not have children with it, below the
-// hierarchy's root, as container managers do. It returns nil where none can be
-// made, for want of the controller, of rights or of a writable mount: the box
-// then has the other limits only.
-func newCgroup() *cgroup {
+// newCgroup makes one with the controllers for pids and memory, of version 2 or
+// 1: below this process's own, or, where that may not have children with it,
+// below the hierarchy's root, as container managers do. It returns nil where none
+// can be made, for want of the controllers, of rights or of a writable mount: the
+// box then has the other limits only.
+func newCgroup(memory int64) *cgroup {
 	text, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
 		return nil
@@ -35,49 +33,69 @@ func newCgroup() *cgroup {
 	var random [4]byte
 	_, _ = rand.Read(random[:]) // never fails: crypto/rand
 	name := cgroupPrefix + strconv.Itoa(os.Getpid()) + "-" + hex.EncodeToString(random[:])
+	c := &cgroup{}
 	for line := range strings.Lines(string(text)) {
 		part := strings.SplitN(strings.TrimSpace(line), ":", 3) // cgroups(7)
 		if len(part) != 3 {
 			continue
 		}
 		base := ""
-		switch {
+		set := map[string]int64{}
+		switch controllers := "," + part[1] + ","; {
 		case part[1] == "":
 			base = "/sys/fs/cgroup"
-		case strings.Contains(","+part[1]+",", ",pids,"):
+			set["pids.max"], set["memory.max"], set["memory.swap.max"] = boxTasks, memory, 0
+		case strings.Contains(controllers, ",pids,"):
 			base = "/sys/fs/cgroup/" + part[1]
+			set["pids.max"] = boxTasks
+		case strings.Contains(controllers, ",memory,"):
+			base = "/sys/fs/cgroup/" + part[1]
+			set["memory.limit_in_bytes"] = memory
 		default:
 			continue
 		}
 		for _, parent := range []string{filepath.Join(base, filepath.Clean("/"+part[2])), base} {
 			sweepCgroups(parent)
-			c := &cgroup{dir: filepath.Join(parent, name)}
-			if unix.Mkdir(c.dir, 0o755) != nil {
+			dir := filepath.Join(parent, name)
+			if unix.Mkdir(dir, 0o755) != nil {
 				continue
 			}
-			if c.set("pids.max", cgroupTasks) == nil {
-				return c
+			done := 0
+			for file, value := range set {
+				if setCgroup(dir, file, value) == nil {
+					done++
+				}
 			}
-			c.remove()
+			if done > 0 {
+				c.dirs = append(c.dirs, dir)
+				break
+			}
+			_ = unix.Rmdir(dir)
 		}
 	}
-	return nil
+	if len(c.dirs) == 0 {
+		return nil
+	}
+	return c
 }
 
-// set writes to a file that the kernel made; where it did not, none is made.
-func (c *cgroup) set(file string, n int) error {
-	f, err := os.OpenFile(filepath.Join(c.dir, file), os.O_WRONLY, 0)
+// setCgroup writes to a file that the kernel made; where it did not, none is made.
+func setCgroup(dir, file string, n int64) error {
+	f, err := os.OpenFile(filepath.Join(dir, file), os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteString(strconv.Itoa(n))
+	_, err = f.WriteString(strconv.FormatInt(n, 10))
 	return errors.Join(err, f.Close())
 }
 
 // add moves a process into it; nil is fine.
 func (c *cgroup) add(pid int) {
-	if c != nil {
-		_ = c.set("cgroup.procs", pid)
+	if c == nil {
+		return
+	}
+	for _, d := range c.dirs {
+		_ = setCgroup(d, "cgroup.procs", int64(pid))
 	}
 }
 
@@ -86,11 +104,13 @@ func (c *cgroup) remove() {
 	if c == nil {
 		return
 	}
-	for range 50 {
-		if err := unix.Rmdir(c.dir); !errors.Is(err, unix.EBUSY) {
-			return
+	for _, d := range c.dirs {
+		for range 50 {
+			if err := unix.Rmdir(d); !errors.Is(err, unix.EBUSY) {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
 }
 
