@@ -79,19 +79,13 @@ func (u *unit) rehearse(ctx context.Context, verb string) error {
 	if err := e.saveText(name, res.Output); err != nil {
 		return err
 	}
-	what := fmt.Sprintf("exit status %d", res.Exit)
-	if res.TimedOut {
-		what = "no end within its time"
-	}
-	if res.Ended != "" {
-		what = "ended by force, for it used " + res.Ended
-	}
+	what := ending(res)
 	if res.Exit == 0 {
-		lines = fails
+		what = "exit status 0: " + strings.Join(fails, "; ")
 	}
 	return fail(nil, "mend the configuration, or look at "+e.file(name),
-		"cannot go on with the %s: the %s to come does not pass %s on this jail's configuration (%s): %s",
-		verb, u.name(), strings.Join(test, " "), what, strings.Join(lines, "; "))
+		"cannot go on with the %s: the %s to come does not pass %s on this jail's configuration: %s",
+		verb, u.name(), strings.Join(test, " "), what)
 }
 
 // loudly is a test that keeps nothing back, whatever the configuration says of logs.

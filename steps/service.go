@@ -213,6 +213,5 @@ func (u *unit) testConfiguration(ctx context.Context) error {
 		return err
 	}
 	return fail(nil, "mend the configuration; to restart all the same: --rehearse=false",
-		"cannot restart %s: it does not pass %s, and runs on as it is: %s", e.Recipe.Name, strings.Join(test, " "),
-		strings.Join(event.CleanLines(string(res.Output), 5, 200), "; "))
+		"cannot restart %s: it does not pass %s, and runs on as it is: %s", e.Recipe.Name, strings.Join(test, " "), ending(res))
 }

@@ -26,12 +26,13 @@ type drain struct {
 	order    []key
 	seen     int // length of order at the last pass
 	spared   map[key]bool
-	sessions map[int]bool // led by a member
-	foreign  map[int]bool // sessions led by a process of another server
-	ports    map[int]bool // that the master listened on; see hangUp
-	held     bool         // the master was stopped by SIGSTOP
-	like     Spec         // the server as it runs: with its own command line
-	groups   map[int]int  // process group led by a member, and a pidfd of that
+	sessions map[int]bool     // led by a member
+	foreign  map[int]bool     // sessions led by a process of another server
+	ports    map[int]bool     // that the master listened on; see hangUp
+	adopted  func(*proc) bool // besides, what was left to us; nil for nothing
+	held     bool             // the master was stopped by SIGSTOP
+	like     Spec             // the server as it runs: with its own command line
+	groups   map[int]int      // process group led by a member, and a pidfd of that
 	passes   int
 	begun    time.Time
 	report   StopReport
@@ -137,6 +138,8 @@ func (d *drain) update(t *table, w want) []*member {
 		case in[pid] || out[pid] || w.self[pid] || pid == 1:
 		case (p.inJail || p.onHost || p.below) && d.sessions[p.SID]:
 			in[pid] = true // left of a session that the server led
+		case d.adopted != nil && d.adopted(p):
+			in[pid] = true
 		case !p.core:
 		case top(t, p).onHost:
 			out[pid] = true // another server of the host, begun just now, or a child of it

@@ -25,6 +25,7 @@ type ProcessController struct {
 
 	chosen     key          // master that was the server at the last look
 	bystanders map[key]bool // masters that are not
+	left       map[key]bool // what the last start left to us beside the server
 	output     *os.File     // what the last start command printed
 
 	mu       sync.Mutex

@@ -285,3 +285,38 @@ func TestServerIsNeverDownForLackOfDescriptors(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, j.Processes())
 }
+
+// What a start leaves in the background as another program is found by whose
+// child it is: one that failed leaves nothing on the port, and one that went well
+// nothing after the stop.
+func TestWhatAStartLeavesAsAnotherProgram(t *testing.T) {
+	// Not parallel: a child of this process is told from one of another test by its
+	// root only.
+	dir := actorJail(t)
+	look := NewProcess(openJail(t, dir), actorSpec())
+	inJail := func() (n int) {
+		tab, _, err := look.see()
+		require.NoError(t, err)
+		for _, p := range tab.byPID {
+			if p.inJail {
+				n++
+			}
+		}
+		return n
+	}
+	chrooted(t, dir, "/usr/bin/script", "serve") // a bystander
+	for _, status := range []string{"0", "1"} {
+		c := NewProcess(openJail(t, dir), actorSpec("exile", status, "stubborn"), logTo(t))
+		_, err := c.Start(ctxOf(t), StartOptions{})
+		require.Error(t, err)
+		require.Contains(t, err.Error(), "left in the background")
+		require.Equal(t, 1, inJail(), "the bystander alone")
+	}
+	c := NewProcess(openJail(t, dir), actorSpec("both", "stubborn"), logTo(t))
+	_, err := c.Start(ctxOf(t), StartOptions{})
+	require.NoError(t, err)
+	require.Equal(t, 3, inJail())
+	_, err = c.Stop(ctxOf(t), StopOptions{Grace: 300 * time.Millisecond, Harder: 300 * time.Millisecond})
+	require.NoError(t, err)
+	require.Equal(t, 1, inJail(), "the bystander alone")
+}

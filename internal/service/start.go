@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path"
 	"slices"
@@ -60,10 +61,17 @@ func (c *ProcessController) Start(ctx context.Context, o StartOptions) (Server, 
 	if s.Running() {
 		return s, fmt.Errorf("cannot start %s: process %s of an earlier one still runs", spec.Name, s.Others[0])
 	}
-	before, err := c.setApart()
+	before, own, err := c.setApart()
 	if err != nil {
 		return Server{}, fmt.Errorf("cannot start %s: %w", spec.Name, err)
 	}
+	// What the start command puts into the background becomes our child, whatever
+	// program it turns into: else a start that has failed could leave something on
+	// the port that nobody knows for the server's. See PR_SET_CHILD_SUBREAPER(2const).
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return Server{}, fmt.Errorf("cannot start %s: cannot adopt what it leaves: %w", spec.Name, err)
+	}
+	defer func() { _ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) }()
 	out, err := newOutput()
 	if err != nil {
 		return Server{}, fmt.Errorf("cannot start %s: cannot make room for its output: %w", spec.Name, err)
@@ -81,12 +89,16 @@ func (c *ProcessController) Start(ctx context.Context, o StartOptions) (Server, 
 		return Server{}, &StartError{Name: spec.Name, Argv: argv, Status: execReason(err, c.exists(argv[0])), cause: err}
 	}
 	c.logf("started %s: process %d", clean(strings.Join(argv, " "), 400), cmd.Process.Pid)
-	w := &watch{c: c, cmd: cmd, spec: spec, argv: argv, env: cmd.Environ(), before: before, begun: time.Now(), ended: make(chan struct{})}
+	w := &watch{c: c, cmd: cmd, spec: spec, argv: argv, env: cmd.Environ(), before: before, own: own, begun: time.Now(), ended: make(chan struct{})}
 	c.mu.Lock()
 	c.children[cmd.Process.Pid] = true
 	c.mu.Unlock()
 	go w.reap()
-	return w.until(ctx, or(o.Settle, defaultSettle))
+	s, err = w.until(ctx, or(o.Settle, defaultSettle))
+	if err == nil {
+		w.keepOrphans()
+	}
+	return s, err
 }
 
 // exists tells whether there is a program where the start command is run.
@@ -124,20 +136,24 @@ func (c *ProcessController) wake(s Server) error {
 func (c *ProcessController) Output() []string { return lastLines(c.output) }
 
 // setApart remembers all that runs the server's executables now, when the server
-// is known to be down: it is of other servers.
-func (c *ProcessController) setApart() (map[key]bool, error) {
+// is known to be down: it is of other servers. Returned are these and the children
+// that this process has.
+func (c *ProcessController) setApart() (before, own map[key]bool, err error) {
 	t, _, err := c.see()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	before := map[key]bool{}
+	before, own = map[key]bool{}, map[key]bool{}
 	for _, p := range t.byPID {
 		if p.core {
 			before[p.key()] = true
 			c.bystanders[p.key()] = true
 		}
+		if p.PPID == os.Getpid() {
+			own[p.key()] = true
+		}
 	}
-	return before, nil
+	return before, own, nil
 }
 
 // execReason puts into words why the kernel did not run the file.
@@ -160,6 +176,7 @@ type watch struct {
 	argv   []string
 	env    []string
 	before map[key]bool
+	own    map[key]bool // children of this process from before
 	begun  time.Time
 	ended  chan struct{} // closed when the start command has ended and is reaped
 	err    error         // of Wait; read after ended
@@ -225,7 +242,8 @@ func (w *watch) judge(ctx context.Context, settle time.Duration) (Server, error)
 	e := &StartError{Name: w.spec.Name, Argv: w.argv, Status: w.cmd.ProcessState.String()}
 	if w.err != nil {
 		e.Output = lastLines(w.c.output)
-		e.Left = w.left()
+		w.endOrphans(ctx, e)
+		e.Left = append(e.Left, w.left()...)
 		return Server{}, e
 	}
 	for ended := time.Now(); ; time.Sleep(look1) {
@@ -256,6 +274,8 @@ func (w *watch) judge(ctx context.Context, settle time.Duration) (Server, error)
 		if runs {
 			e.Status = "it runs, but has no process in the jail"
 			w.end(ctx, e)
+		} else {
+			w.endOrphans(ctx, e)
 		}
 		return Server{}, e
 	}
@@ -326,6 +346,7 @@ func (w *watch) end(ctx context.Context, e *StartError) {
 		d.spared[k] = true
 	}
 	d.sessions[w.cmd.Process.Pid] = true // it leads the session that we gave it
+	d.adopted = w.orphan
 	t, _, err := w.c.see()
 	if err == nil {
 		for _, p := range t.byPID {
@@ -338,6 +359,55 @@ func (w *watch) end(ctx context.Context, e *StartError) {
 	if err != nil {
 		e.Left = slices.Clone(report.Left)
 		e.Status += ", and cannot be ended: " + clean(err.Error(), 200)
+	}
+}
+
+// orphan tells whether a process was left to us by this start and is nothing that
+// a later look would know for the server's: it runs another program.
+func (w *watch) orphan(p *proc) bool {
+	return p.PPID == os.Getpid() && p.PID != w.cmd.Process.Pid && !p.core && (p.inJail || p.below) && !w.own[p.key()]
+}
+
+// endOrphans ends what a failed start has left to us.
+func (w *watch) endOrphans(ctx context.Context, e *StartError) {
+	t, _, err := w.c.see()
+	if err != nil {
+		return
+	}
+	d := newDrain(w.c, Server{})
+	defer d.close()
+	for _, p := range t.byPID {
+		switch {
+		case w.orphan(p):
+			d.admit(p)
+		case p.core:
+			d.spareProc(p) // Stop ends it, or it is another server
+		}
+	}
+	if len(d.order) == 0 {
+		return
+	}
+	d.adopted = w.orphan
+	report, err := d.run(context.WithoutCancel(ctx), []phase{{Killed, unix.SIGKILL, endTime}})
+	if err != nil {
+		e.Left = slices.Clone(report.Left)
+		return
+	}
+	e.Status += fmt.Sprintf("; ended was what it left in the background, process %s", report.Stopped[0])
+}
+
+// keepOrphans remembers, for the next Stop, what a start that went well has left
+// to us beside the server.
+func (w *watch) keepOrphans() {
+	t, _, err := w.c.see()
+	if err != nil {
+		return
+	}
+	w.c.left = map[key]bool{}
+	for _, p := range t.byPID {
+		if w.orphan(p) {
+			w.c.left[p.key()] = true
+		}
 	}
 }
 

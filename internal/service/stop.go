@@ -48,10 +48,17 @@ func (c *ProcessController) Stop(ctx context.Context, o StopOptions) (StopReport
 	if err != nil {
 		return StopReport{}, fmt.Errorf("cannot stop %s: %w", c.spec.Name, err)
 	}
-	if !s.Running() {
+	left, err := c.leftovers()
+	if err != nil {
+		return StopReport{}, fmt.Errorf("cannot stop %s: %w", c.spec.Name, err)
+	}
+	if !s.Running() && len(left) == 0 {
 		return StopReport{Level: None}, nil
 	}
 	d := newDrain(c, s)
+	for _, p := range left {
+		d.admit(p)
+	}
 	defer d.close()
 	defer d.wake()
 	for _, f := range ch.bystanders {
@@ -66,6 +73,25 @@ func (c *ProcessController) Stop(ctx context.Context, o StopOptions) (StopReport
 		levels = levels[1:] // only the master knows how to end its children gracefully
 	}
 	return d.run(ctx, levels)
+}
+
+// leftovers are the processes that our own start of the server left in the
+// background and that run another program.
+func (c *ProcessController) leftovers() ([]*proc, error) {
+	if len(c.left) == 0 {
+		return nil, nil
+	}
+	t, _, err := c.see()
+	if err != nil {
+		return nil, err
+	}
+	var out []*proc
+	for _, pid := range t.pids() {
+		if p := t.byPID[pid]; c.left[p.key()] {
+			out = append(out, p)
+		}
+	}
+	return out, nil
 }
 
 func or(d, def time.Duration) time.Duration {

@@ -42,6 +42,13 @@ func main() {
 		}
 	case "daemon": // daemon ARGS...: go on in the background as ARGS
 		start("/usr/sbin/actor", true, args[1:]...)
+	case "exile": // exile STATUS ARGS...: go on as another program, which nobody knows
+		start("/usr/bin/script", true, args[2:]...)
+		status, _ := strconv.Atoi(args[1])
+		os.Exit(status)
+	case "both": // the same, and go on as a daemon
+		start("/usr/bin/script", true, args[1:]...)
+		start("/usr/sbin/actor", true, "serve")
 	case "leave": // leave STATUS ARGS...: the same, and end badly
 		start("/usr/sbin/actor", true, args[2:]...)
 		fmt.Fprintln(os.Stderr, "[emerg] cannot write the pid file")
