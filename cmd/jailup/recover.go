@@ -15,6 +15,7 @@ import (
 	"github.com/jailup/jailup/internal/event"
 	"github.com/jailup/jailup/internal/guard"
 	"github.com/jailup/jailup/internal/journal"
+	"github.com/jailup/jailup/internal/source"
 	"github.com/jailup/jailup/steps"
 )
 
@@ -67,6 +68,9 @@ func (s *session) recoverJail(ctx context.Context) error {
 	}
 	if !known {
 		s.events.Notice(event.Info, "jailup does not know this jail: there is nothing to recover", "")
+		if err := errors.Join(s.registry.Sweep(ctx), source.SweepCache(*s.set.CacheDir)); err != nil {
+			s.events.Notice(event.Warning, err.Error(), "")
+		}
 		return s.finish(nil, steps.Outcome{Result: event.Recovered})
 	}
 	if err := s.take(ctx); err != nil {

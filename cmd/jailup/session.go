@@ -307,7 +307,18 @@ func (s *session) take(ctx context.Context) error {
 	if err != nil && errors.Is(context.Cause(ctx), steps.ErrInterrupted) {
 		return &steps.Error{Kind: steps.ErrInterrupted, Err: errors.New("interrupted while waiting for the lock; nothing is changed")}
 	}
+	if err == nil {
+		s.sweep()
+	}
 	return err
+}
+
+// sweep removes temporary files that killed runs left. What cannot be removed now
+// holds nothing up.
+func (s *session) sweep() {
+	if err := errors.Join(steps.SweepTemp(s.stateDir()), source.SweepCache(*s.set.CacheDir)); err != nil {
+		s.events.Notice(event.Warning, err.Error(), "")
+	}
 }
 
 // stateDir is the jail's own folder.

@@ -11,21 +11,25 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/jailup/jailup/internal/lab"
 )
 
 // kill -9 of a create: there is no jail, or a whole one that jailup knows as its
 // own, and nothing is in the way of the next create.
 func TestCreateIsKilled(t *testing.T) {
 	t.Parallel()
+	y := lab.NewTally(t, "crash")
+	y.Cases(1)
 	for shard := range 2 {
 		t.Run(strconv.Itoa(shard), func(t *testing.T) {
 			t.Parallel()
-			killCreates(t, shard, 2)
+			killCreates(t, y, shard, 2)
 		})
 	}
 }
 
-func killCreates(t *testing.T, shard, shards int) {
+func killCreates(t *testing.T, y *lab.Tally, shard, shards int) {
 	h, pair, dir := newPlace(t)
 	h.bin = program(t, true)
 	parent, file := filepath.Dir(dir), filepath.Join(h.dir, "trace")
@@ -46,13 +50,17 @@ func killCreates(t *testing.T, shard, shards int) {
 	require.NotZero(t, commit)
 	var points []int
 	for n := 1; n <= len(trace); n++ {
-		if n >= commit || n%(10*shards) == 10*shard || os.Getenv("JAILUP_FAULTS") == "all" {
+		// Before it there is a name that nobody knows, and file after file comes in.
+		if n >= commit || n%(10*shards) == 10*shard {
 			points = append(points, n)
 		}
 	}
+	if shard == 0 {
+		y.Of(len(trace))
+	}
 	absent, whole := 0, 0
 	for i, n := range points {
-		if n >= commit && i%shards != shard {
+		if n >= commit && i%shards != shard || !lab.Sampled(t, i) {
 			continue
 		}
 		what := "killed at " + trace[n-1]
@@ -66,6 +74,7 @@ func killCreates(t *testing.T, shard, shards int) {
 		}
 		if !exists(dir) {
 			absent++
+			y.Point("none")
 			require.Len(t, h.jails(), 2, what)
 			if n < commit && i%8 != 0 {
 				continue // the next one that is killed has swept
@@ -73,6 +82,7 @@ func killCreates(t *testing.T, shard, shards int) {
 			h.must(0, "created", "upgrade", "nginx", "--install", "--jail", dir, "--listen", "127.0.0.1:8080")
 		} else {
 			whole++
+			y.Point("new")
 		}
 		onlyJails(t, parent, "first", "second", "chroot")
 		var st map[string]any
@@ -96,6 +106,8 @@ func killCreates(t *testing.T, shard, shards int) {
 		require.Empty(t, stages, what)
 	}
 	t.Logf("%d points, %d kills with no jail, %d with a whole one", len(trace), absent, whole)
-	require.Greater(t, absent, 20)
-	require.NotZero(t, whole)
+	if !lab.Sampling() {
+		require.Greater(t, absent, 20)
+		require.NotZero(t, whole)
+	}
 }

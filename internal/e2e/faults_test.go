@@ -3,22 +3,35 @@
 package e2e
 
 import (
+	"bytes"
+	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/jailup/jailup/internal/lab"
+	"github.com/jailup/jailup/internal/sys"
 )
 
-// A fault run takes a jail made by hand through one kill after another. What
+// A fault run takes a jail made by hand through one fault after another. What
 // must hold after each: the jail is wholly old or wholly new, the server
 // answers, nothing outside was touched, nothing is left over.
+//
+// To make thousands of them affordable the packages are those of the pair without
+// compression, only those that the upgrade needs are offered, everything lies in
+// memory, and the looks of baseline and checks come every 10 ms instead of every
+// 50 and 200: as many looks, the same verdicts.
 type faultRun struct {
 	t      *testing.T
 	h      *host
@@ -27,54 +40,218 @@ type faultRun struct {
 	new    map[string]string
 	canary string
 	can    map[string]string
+	mine   map[string]string // planted in state: folders, which no upgrade touches
 }
 
+// newFaultRun makes the jail base/chroot with the older nginx running in it, a
+// canary beside it, and a place to call the program from, with fault points. In
+// the jail lie files that no package knows: a hard-link group, attributes, a file
+// in a folder of the state: globs, a folder with a time of its own.
 func newFaultRun(t *testing.T, base string) *faultRun {
 	t.Helper()
 	lab.Need(t, "root", "apt", "dpkg-deb")
-	pair := lab.NginxPair(t)
+	pair := lab.Plain(t, lab.NginxPair(t))
 	f := &faultRun{t: t}
 	f.j = lab.HandMadeJail(t, pair.Old, lab.InDir(filepath.Join(base, "chroot")))
-	require.NoError(t, os.WriteFile(filepath.Join(f.j.Dir, "srv/unknown"), []byte("mine"), 0o640))
+	f.plant()
 	f.canary = filepath.Join(base, "canary")
 	require.NoError(t, os.MkdirAll(filepath.Join(f.canary, "etc/nginx"), 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(f.canary, "etc/nginx/nginx.conf"), []byte("not the jail's\n"), 0o644))
 	f.j.Start(t)
 	f.h = newHost(t, pair.Old, pair.New)
 	f.h.bin = program(t, true)
+	f.h.env = []string{"JAILUP_FAULT_LOOKS=10ms"}
 	f.old, f.can = stateless(t, f.j.Dir), lab.TreeDigest(t, f.canary)
 	return f
+}
+
+func (f *faultRun) plant() {
+	f.t.Helper()
+	at := func(p string) string { return filepath.Join(f.j.Dir, p) }
+	require.NoError(f.t, os.WriteFile(at("srv/unknown"), []byte("mine"), 0o640))
+	require.NoError(f.t, os.Link(at("srv/unknown"), at("srv/the-same")))
+	require.NoError(f.t, unix.Setxattr(at("srv/unknown"), "trusted.mine", []byte("kept"), 0))
+	require.NoError(f.t, os.MkdirAll(at("srv/odd"), 0o711))
+	long := time.Unix(1_000_000_000, 123456789)
+	require.NoError(f.t, os.Chtimes(at("srv/odd"), long, long))
+	// Beside the files that an upgrade exchanges, and inside the state: globs.
+	require.NoError(f.t, os.WriteFile(at("usr/sbin/mine"), []byte("#!/bin/sh\n"), 0o755))
+	require.NoError(f.t, os.Chtimes(at("usr/sbin"), long, long))
+	f.mine = map[string]string{"var/log/nginx/mine": "a log of mine\n", "tmp/mine": "state of mine\n"}
+	for p, text := range f.mine {
+		require.NoError(f.t, os.WriteFile(at(p), []byte(text), 0o600))
+	}
+}
+
+// warm upgrades once and goes back, so that the cache is full, offers only those
+// packages from then on that were needed, and learns what the new jail is like.
+func (f *faultRun) warm() {
+	f.t.Helper()
+	f.h.must(0, "upgraded", "upgrade", "nginx", "--jail", f.j.Dir, "--soak", "0s")
+	f.new = stateless(f.t, f.j.Dir)
+	require.NotEmpty(f.t, lab.DiffTrees(f.old, f.new))
+	f.h.must(0, "rolled-back", "rollback", "--jail", f.j.Dir, "--soak", "0s")
+	cached, err := filepath.Glob(filepath.Join(f.h.dir, "cache/sha256/*/*"))
+	require.NoError(f.t, err)
+	require.NotEmpty(f.t, cached)
+	debs, err := filepath.Glob(filepath.Join(f.h.debs, "*.deb"))
+	require.NoError(f.t, err)
+	needed := map[string]bool{}
+	for _, d := range debs {
+		in, err := os.Open(d)
+		require.NoError(f.t, err)
+		sum, err := sys.HashFile(in)
+		in.Close()
+		require.NoError(f.t, err)
+		if slices.ContainsFunc(cached, func(c string) bool { return filepath.Base(c) == sum }) {
+			name, _, _ := strings.Cut(filepath.Base(d), "_")
+			needed[name] = true
+		}
+	}
+	for _, d := range debs {
+		if name, _, _ := strings.Cut(filepath.Base(d), "_"); !needed[name] {
+			require.NoError(f.t, os.Remove(d))
+		}
+	}
+	f.fresh()
+	require.Empty(f.t, lab.DiffTrees(f.old, stateless(f.t, f.j.Dir)))
+}
+
+// fresh forgets earlier runs and snapshots, so that each run has the same points:
+// what is left of others would be pruned by it. The jail must be the old one, with
+// nothing of jailup's open.
+func (f *faultRun) fresh() {
+	f.t.Helper()
+	for _, glob := range []string{"state/*/runs", "state/snapshots/*"} {
+		list, err := filepath.Glob(filepath.Join(f.h.dir, glob))
+		require.NoError(f.t, err)
+		for _, p := range list {
+			require.NoError(f.t, os.RemoveAll(p)) //nolint:forbidigo // of the test's own
+		}
+	}
+}
+
+// cold forgets everything, the cache included.
+func (f *faultRun) cold() {
+	f.t.Helper()
+	for _, p := range []string{"state", "cache"} {
+		require.NoError(f.t, os.RemoveAll(filepath.Join(f.h.dir, p))) //nolint:forbidigo // of the test's own
+	}
+}
+
+// run calls the program with a fault (see faults_on.go of package sys; "" is
+// none), for a minute at most.
+func (f *faultRun) run(fault string, env []string, args ...string) faulted {
+	f.t.Helper()
+	ctx, cancel := context.WithTimeout(f.t.Context(), time.Minute)
+	defer cancel()
+	plain := f.h.command(args...)
+	cmd := exec.CommandContext(ctx, plain.Path, plain.Args[1:]...)
+	cmd.WaitDelay = 5 * time.Second
+	cmd.Env = append(append(plain.Env, env...), "JAILUP_FAULT="+fault)
+	var out, talk bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &talk
+	began := time.Now()
+	err := cmd.Run()
+	var status *exec.ExitError
+	if err != nil && !errors.As(err, &status) {
+		f.t.Fatalf("%s %v: %v", fault, args, err)
+	}
+	require.NoError(f.t, ctx.Err(), "%s %v hangs: %s", fault, args, out.String())
+	r := faulted{result: result{Exit: cmd.ProcessState.ExitCode(), Stdout: out.String(), Stderr: talk.String(), Took: time.Since(began)}}
+	r.result.parse()
+	r.Killed = r.Exit == -1
+	return r
+}
+
+type faulted struct {
+	result
+	Killed bool
 }
 
 // upgrade runs one upgrade with a fault and returns whether it was killed.
 func (f *faultRun) upgrade(fault string, env ...string) (killed bool) {
 	f.t.Helper()
-	counter := filepath.Join(f.h.dir, "counter")
-	os.Remove(counter)
-	cmd := f.h.command("upgrade", "nginx", "--jail", f.j.Dir, "--soak", "0s")
-	cmd.Env = append(cmd.Env, append(env, "JAILUP_FAULT="+fault, "JAILUP_FAULT_COUNTER="+counter)...)
-	out, err := cmd.CombinedOutput()
-	if err == nil {
-		return false
+	r := f.run(fault, env, f.upgrading()...)
+	if r.Exit != 0 {
+		require.True(f.t, r.Killed, "%s: %s", fault, r)
 	}
-	require.Equal(f.t, -1, cmd.ProcessState.ExitCode(), "%s: %s", fault, out)
-	return true
+	return r.Killed
 }
 
-// trace returns the points of an undisturbed upgrade, and goes back.
-func (f *faultRun) trace() []string {
+func (f *faultRun) upgrading() []string {
+	return []string{"upgrade", "nginx", "--jail", f.j.Dir, "--soak", "0s"}
+}
+
+func (f *faultRun) rollingBack(more ...string) []string {
+	return append([]string{"rollback", "--jail", f.j.Dir, "--soak", "0s"}, more...)
+}
+
+// A place is one fault point, told by the step that it lies in: what a run does
+// before and beside is not the same each time, what a step does is.
+type place struct {
+	Step string // "do install", "undo stop"; "" before the first one
+	N    int    // the how many-th point after Step
+	When string // "before", "after", "at"
+	Op   string // "renameat2", "point"
+	Name string // of the file, quoted
+}
+
+// at is the place as JAILUP_FAULT wants it; plus, where a fault stays: "+".
+func (p place) at(plus string) string {
+	if p.Step == "" {
+		return strconv.Itoa(p.N) + plus
+	}
+	return strconv.Itoa(p.N) + plus + "@" + p.Step
+}
+
+func (p place) String() string {
+	return fmt.Sprintf("%s, point %d: %s %s %s", p.Step, p.N, p.When, p.Op, p.Name)
+}
+
+// trace runs the program without a fault and lists the points that it passes.
+func (f *faultRun) trace(args ...string) []place {
 	f.t.Helper()
-	// The first one makes folders and fills the cache: it is not like the others.
-	require.False(f.t, f.upgrade(""))
-	f.h.must(0, "rolled-back", "rollback", "--jail", f.j.Dir, "--soak", "0s")
 	file := filepath.Join(f.h.dir, "trace")
-	require.False(f.t, f.upgrade("", "JAILUP_FAULT_TRACE="+file))
+	_ = os.Remove(file)
+	r := f.run("", []string{"JAILUP_FAULT_TRACE=" + file, "JAILUP_FAULT_COUNTER=" + filepath.Join(f.h.dir, "counter")}, args...)
+	require.Zero(f.t, r.Exit, r.String())
+	_ = os.Remove(filepath.Join(f.h.dir, "counter"))
 	data, err := os.ReadFile(file)
 	require.NoError(f.t, err)
-	f.new = stateless(f.t, f.j.Dir)
-	require.NotEmpty(f.t, lab.DiffTrees(f.old, f.new))
-	f.h.must(0, "rolled-back", "rollback", "--jail", f.j.Dir, "--soak", "0s")
-	return strings.Split(strings.TrimSpace(string(data)), "\n")
+	return placesOf(string(data))
+}
+
+func placesOf(trace string) []place {
+	var out []place
+	step, n := "", 0
+	for line := range strings.SplitSeq(strings.TrimSpace(trace), "\n") {
+		fields := strings.SplitN(line, " ", 4)
+		if len(fields) < 4 {
+			continue
+		}
+		n++
+		out = append(out, place{step, n, fields[1], fields[2], fields[3]})
+		if name, err := strconv.Unquote(fields[3]); err == nil && fields[2] == "point" && (strings.HasPrefix(name, "do ") || strings.HasPrefix(name, "undo ")) {
+			step, n = name, 0
+		}
+	}
+	return out
+}
+
+// calls are the places before a mutating call: where one can be made to fail.
+func calls(all []place) []place {
+	return slices.DeleteFunc(slices.Clone(all), func(p place) bool { return p.When != "before" })
+}
+
+// in picks the places of some steps.
+func in(all []place, steps ...string) []place {
+	return slices.DeleteFunc(slices.Clone(all), func(p place) bool { return !slices.Contains(steps, p.Step) })
+}
+
+// early are the steps before which the cache is empty in the test.
+func (p place) early() bool {
+	return slices.Contains([]string{"", "do preflight", "do resolve", "do fetch"}, p.Step)
 }
 
 // answers waits until the server answers, and says how long that took.
@@ -93,149 +270,187 @@ func (f *faultRun) answers(within time.Duration, what string) time.Duration {
 	}
 }
 
-// whole checks the jail after a recovery and brings it back to old.
-func (f *faultRun) whole(what string) {
+// tree tells what the jail is: "old" or "new"; "" and the differences where it is
+// neither.
+func (f *faultRun) tree() (is string, diff []string) {
 	f.t.Helper()
-	require.Empty(f.t, lab.DiffTrees(f.can, lab.TreeDigest(f.t, f.canary)), "%s: touched outside of the jail", what)
 	now := stateless(f.t, f.j.Dir)
-	if len(lab.DiffTrees(f.old, now)) == 0 {
-		return
+	if diff = lab.DiffTrees(f.old, now); len(diff) == 0 {
+		return "old", nil
 	}
-	require.Empty(f.t, lab.DiffTrees(f.new, now), "%s: neither old nor new; against old: %v", what, lab.DiffTrees(f.old, now))
-	f.h.must(0, "rolled-back", "rollback", "--jail", f.j.Dir, "--soak", "0s")
-	require.Empty(f.t, lab.DiffTrees(f.old, stateless(f.t, f.j.Dir)), "%s: the rollback is not wholly old", what)
+	if f.new != nil && len(lab.DiffTrees(f.new, now)) == 0 {
+		return "new", nil
+	}
+	return "", diff
 }
 
+// whole checks that the jail is wholly old or wholly new, that nothing else was
+// touched and nothing is left over, and tells which it is. It counts, and ends
+// the test where nothing that follows would mean anything.
+func (f *faultRun) whole(y *lab.Tally, what string) string {
+	f.t.Helper()
+	if diff := lab.DiffTrees(f.can, lab.TreeDigest(f.t, f.canary)); len(diff) > 0 {
+		y.Outside("%s: touched outside of the jail: %v", what, diff)
+		f.t.FailNow()
+	}
+	is, diff := f.tree()
+	if is == "" {
+		y.Mixed("%s: neither old nor new; against old: %v", what, diff)
+		f.t.FailNow()
+	}
+	for p, text := range f.mine {
+		if got, err := os.ReadFile(filepath.Join(f.j.Dir, p)); err != nil || string(got) != text {
+			y.Mixed("%s: %s is not as it was: %q %v", what, p, got, err)
+			f.t.FailNow()
+		}
+	}
+	if left := f.leftovers(is); len(left) > 0 {
+		f.t.Errorf("%s: left over: %v", what, left)
+		f.sweep()
+	}
+	return is
+}
+
+// leftovers lists what should not be there when no run is open: processes, stages
+// but the one that the next rollback needs, temporary files and half copies.
+func (f *faultRun) leftovers(is string) (left []string) {
+	f.t.Helper()
+	beside, err := os.ReadDir(filepath.Dir(f.j.Dir))
+	require.NoError(f.t, err)
+	for _, e := range beside {
+		stages := strings.HasPrefix(e.Name(), ".jailup-stage-")
+		runs, _ := os.ReadDir(filepath.Join(filepath.Dir(f.j.Dir), e.Name()))
+		switch {
+		case e.Name() == filepath.Base(f.j.Dir), e.Name() == filepath.Base(f.canary), e.Name() == filepath.Base(f.h.dir):
+		case stages && is == "new" && len(runs) == 1:
+		default:
+			left = append(left, e.Name()+" beside the jail, which is "+is+fmt.Sprint(runs))
+		}
+	}
+	err = filepath.WalkDir(f.h.dir, func(p string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, _ := filepath.Rel(f.h.dir, p)
+		if e.IsDir() && e.Name() == "tree" {
+			return fs.SkipDir
+		}
+		if strings.Contains(e.Name(), ".tmp-") || strings.HasSuffix(e.Name(), ".partial") || strings.HasPrefix(rel, "cache/partial/") {
+			left = append(left, rel)
+		}
+		return nil
+	})
+	require.NoError(f.t, err)
+	return append(left, f.ours()...)
+}
+
+// sweep removes what leftovers found, so that each is told once.
+func (f *faultRun) sweep() {
+	for _, left := range f.leftovers("new") {
+		if p := filepath.Join(f.h.dir, left); strings.Contains(left, "/") {
+			_ = os.RemoveAll(p) //nolint:forbidigo // of the test's own
+		}
+	}
+}
+
+// ours are the processes of the program that work on this jail.
+func (f *faultRun) ours() (list []string) {
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	require.NoError(f.t, err)
+	require.NotEmpty(f.t, files)
+	for _, file := range files {
+		text, err := os.ReadFile(file) // of one that ended meanwhile there is none
+		if err == nil && strings.Contains(string(text), "jailup") && strings.Contains(string(text), "--jail\x00"+f.j.Dir+"\x00") {
+			list = append(list, strings.ReplaceAll(file+" "+string(text), "\x00", " "))
+		}
+	}
+	return list
+}
+
+// noGuardian waits until no process of the program is left.
 func (f *faultRun) noGuardian(what string) {
 	f.t.Helper()
-	lab.Eventually(f.t, 10*time.Second, what+": the guardian has gone", func() bool {
-		lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
-		require.NoError(f.t, err)
-		require.NotEmpty(f.t, lines)
-		for _, file := range lines {
-			text, err := os.ReadFile(file) // of one that ended meanwhile there is none
-			if err == nil && strings.HasPrefix(string(text), "jailup-guardian") && strings.Contains(string(text), f.j.Dir) {
-				return false
-			}
-		}
-		return true
-	})
+	lab.Eventually(f.t, 20*time.Second, what+": the guardian has gone", func() bool { return len(f.ours()) == 0 })
 }
 
-// points picks what is killed: everything between arm and the end, and of what
-// comes before (the server is up, and nothing of the jail is touched) each kind
-// of call in each step, thinned out. JAILUP_FAULTS=all takes every point, and
-// JAILUP_FAULTS=some three of five, in a pattern that meets calls of each kind
-// before and after.
-func points(trace []string) []int {
-	mode := os.Getenv("JAILUP_FAULTS")
-	all := mode == "all"
-	var out []int
-	step, seen := "", map[string]int{}
-	for i, line := range trace {
-		fields := strings.Fields(line)
-		if fields[2] == "point" {
-			step = line[strings.Index(line, `"`):]
-		}
-		key := step + fields[1] + fields[2]
-		seen[key]++
-		prepared := strings.Contains(step, "preflight") || strings.Contains(step, "fetch") || strings.Contains(step, "resolve") ||
-			strings.Contains(step, "stage") || strings.Contains(step, "snapshot") || step == ""
-		if all || !prepared || seen[key] <= 2 {
-			out = append(out, i+1)
+// masters are the processes of the server that nobody of the server has started.
+func (f *faultRun) master() int {
+	all := f.j.Processes()
+	for _, p := range all {
+		if !slices.ContainsFunc(all, func(q lab.Process) bool { return q.PID == p.PPID }) {
+			return p.PID
 		}
 	}
-	if mode != "some" {
-		return out
-	}
-	var some []int
-	for i, n := range out {
-		if i%5 < 3 {
-			some = append(some, n)
-		}
-	}
-	return some
+	return 0
 }
 
-// kill -9 of the runner at every instant: the server answers again by itself,
-// nobody typing anything, and the jail is wholly old or wholly new. Two jails
-// share the instants, for there are many.
-func TestKilledAtEveryInstant(t *testing.T) {
-	t.Parallel()
-	for shard := range 2 {
+// recovered runs recover twice: it is quick, and the second time it changes
+// nothing, neither in the jail nor in what is remembered of it.
+func (f *faultRun) recovered(y *lab.Tally, what string) {
+	f.t.Helper()
+	const limit = 5 * time.Second // and the server's own start, which takes milliseconds here
+	r := f.run("", nil, "recover", "--jail", f.j.Dir)
+	if r.Exit != 0 || r.result.result() != "recovered" {
+		y.Person("%s: recover does not make it whole: %s", what, r)
+		f.t.FailNow()
+	}
+	if r.Took > limit {
+		f.t.Errorf("%s: recover took %s", what, r.Took)
+	}
+	state, tree, master := f.remembered(), stateless(f.t, f.j.Dir), f.master()
+	if again := f.run("", nil, "recover", "--jail", f.j.Dir); again.Exit != 0 {
+		y.Person("%s: the second recover: %s", what, again)
+		f.t.FailNow()
+	}
+	require.Empty(f.t, lab.DiffTrees(state, f.remembered()), "%s: the second recover changed what is remembered", what)
+	require.Empty(f.t, lab.DiffTrees(tree, stateless(f.t, f.j.Dir)), "%s: the second recover changed the jail", what)
+	require.Equal(f.t, master, f.master(), "%s: the second recover restarted the server", what)
+}
+
+// remembered is the state of jailup itself, but for the story.
+func (f *faultRun) remembered() map[string]string {
+	if !exists(filepath.Join(f.h.dir, "state")) {
+		return nil
+	}
+	return lab.TreeDigest(f.t, filepath.Join(f.h.dir, "state"), "run/**", "snapshots/*/tree/**")
+}
+
+// toOld goes back where the jail is new.
+func (f *faultRun) toOld(y *lab.Tally, is, what string) {
+	f.t.Helper()
+	if is == "new" {
+		f.h.must(0, "rolled-back", f.rollingBack()...)
+		if now := f.whole(y, what+", and then rolled back"); now != "old" {
+			y.Mixed("%s: the rollback is not wholly old", what)
+			f.t.FailNow()
+		}
+	}
+	f.fresh()
+}
+
+// toNew goes forward where the jail is old.
+func (f *faultRun) toNew(y *lab.Tally, is, what string) {
+	f.t.Helper()
+	if is == "old" {
+		f.fresh()
+		f.h.must(0, "upgraded", f.upgrading()...)
+		if now := f.whole(y, what+", and then upgraded"); now != "new" {
+			y.Mixed("%s: the upgrade is not wholly new", what)
+			f.t.FailNow()
+		}
+	}
+}
+
+// shards runs do several times at once, each on a jail of its own.
+func shards(t *testing.T, n int, do func(t *testing.T, f *faultRun, shard int)) {
+	for shard := range n {
 		t.Run(strconv.Itoa(shard), func(t *testing.T) {
 			t.Parallel()
-			killEverywhere(t, shard, 2)
+			f := newFaultRun(t, lab.ShmDir(t))
+			f.warm()
+			do(t, f, shard)
 		})
 	}
-}
-
-func killEverywhere(t *testing.T, shard, shards int) {
-	f := newFaultRun(t, lab.ShmDir(t))
-	trace := f.trace()
-	chosen := points(trace)
-	t.Logf("%d points, %d of them killed at", len(trace), len(chosen))
-	require.GreaterOrEqual(t, len(chosen), 200, "too few points to mean anything")
-	const others = 5 * time.Second // and its own start, which takes milliseconds here
-	killed, tried, worst := 0, 0, time.Duration(0)
-	for i := shard; i < len(chosen); i += shards {
-		n := chosen[i]
-		tried++
-		what := fmt.Sprintf("killed at %s", trace[min(n, len(trace))-1])
-		if !f.upgrade("kill:" + strconv.Itoa(n)) {
-			f.whole(what) // a run is not the same to the call: this one was shorter
-			continue
-		}
-		killed++
-		worst = max(worst, f.answers(others, what))
-		f.noGuardian(what)
-		f.h.must(0, "recovered", "recover", "--jail", f.j.Dir)
-		f.whole(what)
-		f.answers(others, what)
-	}
-	t.Logf("%d kills; the longest time without an answer afterwards was %s", killed, worst)
-	require.Greater(t, killed, tried*9/10)
-}
-
-// The recovery is killed as well, at every instant, and ends all the same.
-func TestRecoveryIsKilledToo(t *testing.T) {
-	t.Parallel()
-	f := newFaultRun(t, lab.ShmDir(t))
-	trace := f.trace()
-	var install []int
-	for i, line := range trace {
-		if strings.Contains(line, `point "do install"`) || strings.Contains(line, `point "do start"`) {
-			install = append(install, i+1)
-		}
-	}
-	require.Len(t, install, 2)
-	kills, thin := 0, 12
-	if os.Getenv("JAILUP_FAULTS") == "some" {
-		thin = 6
-	}
-	for _, n := range []int{install[0], (install[0] + install[1]) / 2, install[1] - 1, install[1] + 3} {
-		for k := 1; ; k += 1 + k/thin {
-			if !f.upgrade("kill:"+strconv.Itoa(n), "JAILUP_FAULT_GUARD=off") {
-				t.Fatalf("point %d was not reached", n)
-			}
-			cmd := f.h.command("recover", "--jail", f.j.Dir)
-			counter := filepath.Join(f.h.dir, "counter2")
-			os.Remove(counter)
-			cmd.Env = append(cmd.Env, "JAILUP_FAULT=kill:"+strconv.Itoa(k), "JAILUP_FAULT_COUNTER="+counter)
-			out, err := cmd.CombinedOutput()
-			what := fmt.Sprintf("upgrade killed at %d, recovery at %d", n, k)
-			f.h.must(0, "recovered", "recover", "--jail", f.j.Dir)
-			f.answers(time.Second, what)
-			f.whole(what)
-			if err == nil {
-				break // the recovery has no more points
-			}
-			require.Equal(t, -1, cmd.ProcessState.ExitCode(), "%s: %s", what, out)
-			kills++
-		}
-	}
-	t.Logf("%d kills of a recovery", kills)
-	require.Greater(t, kills, 50)
 }
 
 // The new version brings a configuration with one more port and is killed while
@@ -257,6 +472,8 @@ func TestFaultGuardianKnowsTheOldConfiguration(t *testing.T) {
 	require.NoError(t, cmd.Process.Kill())
 	end()
 	f := &faultRun{t: t, h: h, j: j}
+	y := lab.NewTally(t, "crash")
+	y.Cases(1)
 	f.noGuardian("killed in verify")
 	f.answers(time.Second, "killed in verify")
 	require.Empty(t, lab.DiffTrees(before, stateless(t, j.Dir)))
@@ -264,4 +481,5 @@ func TestFaultGuardianKnowsTheOldConfiguration(t *testing.T) {
 	for _, e := range r.Events {
 		require.NotEqual(t, "step.undo", e["kind"], "the guardian has left something to do")
 	}
+	y.Point("old")
 }

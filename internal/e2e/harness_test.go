@@ -135,6 +135,12 @@ func (h *host) run(args ...string) result {
 	if _, ok := err.(*exec.ExitError); err != nil && !ok {
 		require.NoError(h.t, err)
 	}
+	r.parse()
+	return r
+}
+
+// parse reads the JSON lines.
+func (r *result) parse() {
 	for line := range strings.SplitSeq(strings.TrimSpace(r.Stdout), "\n") {
 		var e map[string]any
 		if json.Unmarshal([]byte(line), &e) == nil {
@@ -144,7 +150,6 @@ func (h *host) run(args ...string) result {
 			}
 		}
 	}
-	return r
 }
 
 // must calls the program and wants an exit status and a result.

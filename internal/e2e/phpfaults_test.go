@@ -57,6 +57,8 @@ func TestFaultsOfTwoServers(t *testing.T) {
 	trace := tracePHP(t, s)
 	before, version := quiet(t, s.Dir), s.requireUp(t)
 	f := &faultRun{t: t, h: s.h, j: s.Jail}
+	y := lab.NewTally(t, "crash")
+	y.Cases(1)
 	socket := filepath.Join(s.Dir, s.FastCGI)
 	whole := func(what string) {
 		t.Helper()
@@ -73,6 +75,7 @@ func TestFaultsOfTwoServers(t *testing.T) {
 		r := s.h.must(0, "recovered", "recover", "--jail", s.Dir)
 		require.Empty(t, r.steps("step.undo"), "%s: the guardian has left something to do", what)
 		noStage(t, s.Dir)
+		y.Point("old")
 	}
 
 	install, start := at(t, trace, `"do install"`), at(t, trace, `"do start"`)

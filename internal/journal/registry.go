@@ -174,6 +174,10 @@ func (r *Registry) update(ctx context.Context, change func([]Jail) ([]Jail, bool
 		return err
 	}
 	defer lock.Release()
+	// What a killed run left: under the lock nobody else writes it.
+	if err := sys.SweepFiles(filepath.Dir(r.file)); err != nil {
+		return err
+	}
 	jails, err := r.List()
 	if err != nil {
 		return err
@@ -190,6 +194,15 @@ func (r *Registry) update(ctx context.Context, change func([]Jail) ([]Jail, bool
 		return err
 	}
 	return sys.WriteFileAtomic(r.file, append(data, '\n'), 0o600)
+}
+
+// Sweep removes what a run left that was killed while it wrote the registry. Where
+// there is no state folder nothing is made.
+func (r *Registry) Sweep(ctx context.Context) error {
+	if _, err := os.Stat(filepath.Dir(r.file)); err != nil {
+		return nil
+	}
+	return r.update(ctx, func(jails []Jail) ([]Jail, bool, error) { return jails, false, nil })
 }
 
 func newID() string {

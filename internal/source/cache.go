@@ -43,6 +43,59 @@ func OpenCache(dir string) (*Cache, error) {
 	return &Cache{dir}, nil
 }
 
+// SweepCache removes what killed runs were about to put into the cache in dir. A
+// download that is not whole stays: the next one goes on with it. Without a cache
+// there is nothing to do.
+func SweepCache(dir string) error {
+	partial, err := os.Open(filepath.Join(dir, "partial"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot sweep the cache: %w", err)
+	}
+	defer partial.Close()
+	// Who makes one holds the folder, see share: then it is left to the next sweep.
+	if err := unix.Flock(int(partial.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil
+	}
+	names, err := partial.Readdirnames(-1)
+	if err != nil {
+		return fmt.Errorf("cannot sweep the cache: %w", err)
+	}
+	var errs []error
+	for _, name := range names {
+		if strings.HasPrefix(name, putPrefix) || strings.HasPrefix(name, quickPrefix) {
+			errs = append(errs, sys.Unlinkat(int(partial.Fd()), name, 0))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("cannot sweep the cache: %w", err)
+	}
+	return nil
+}
+
+// share keeps SweepCache away from the open folder until it is closed, by death as
+// well.
+func share(partial *os.File) error {
+	for {
+		err := unix.Flock(int(partial.Fd()), unix.LOCK_SH)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("cannot write to the cache: %w", err)
+		}
+		return nil
+	}
+}
+
+// What is about to be put, and the quick copies, have these names until they are whole.
+const (
+	putPrefix   = "put-"
+	quickPrefix = "quick-"
+)
+
 // privateDir makes a folder 0700, or checks the one that is there: what others
 // can write into is not used.
 func privateDir(path string) error {
@@ -107,7 +160,10 @@ func (c *Cache) Put(ctx context.Context, r io.Reader, sha string, size int64) (B
 		return Blob{}, err
 	}
 	defer dir.Close()
-	name := "put-" + rand.Text()
+	if err := share(dir); err != nil {
+		return Blob{}, err
+	}
+	name := putPrefix + rand.Text()
 	f, err := sys.Create(int(dir.Fd()), name, 0o600)
 	if err != nil {
 		return Blob{}, fmt.Errorf("cannot write to the cache: %w", err)
@@ -120,7 +176,7 @@ func (c *Cache) Put(ctx context.Context, r io.Reader, sha string, size int64) (B
 	err = func() error {
 		h := sha256.New()
 		r := io.LimitReader(ctxReader{ctx, r}, limit+1)
-		n, err := io.Copy(f, io.TeeReader(r, h))
+		n, err := io.Copy(sys.Writer(f), io.TeeReader(r, h))
 		if err != nil {
 			return err
 		}

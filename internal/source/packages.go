@@ -257,7 +257,7 @@ type quickCopy struct {
 }
 
 func (c *Cache) newQuick() *quickCopy {
-	q := &quickCopy{c: c, name: "quick-" + rand.Text()}
+	q := &quickCopy{c: c, name: quickPrefix + rand.Text()}
 	q.err = q.open()
 	return q
 }
@@ -269,10 +269,13 @@ func (q *quickCopy) open() (err error) {
 	if q.dir, err = os.Open(filepath.Join(q.c.dir, "partial")); err != nil {
 		return err
 	}
+	if err := share(q.dir); err != nil {
+		return err
+	}
 	if q.f, err = sys.Create(int(q.dir.Fd()), q.name, 0o600); err != nil {
 		return err
 	}
-	q.z, err = zstd.NewWriter(q.f, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20))
+	q.z, err = zstd.NewWriter(sys.Writer(q.f), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20))
 	return err
 }
 

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -69,10 +70,53 @@ func writeFileAt(dir int, name string, data []byte, perm os.FileMode, durable fu
 	return nil
 }
 
+// tempMark is in each name of TempName.
+const tempMark = ".tmp-"
+
 // TempName returns a name that nobody else uses, for something that gets its
 // own name only when it is whole.
 func TempName(name string) string {
-	return "." + name + ".tmp-" + strconv.FormatUint(rand.Uint64(), 36)
+	return "." + name + tempMark + strconv.FormatUint(rand.Uint64(), 36)
+}
+
+// SweepFiles removes the files that a killed WriteFileAt left in a folder under a
+// name of TempName. Only whoever keeps all others from writing there may call it.
+// A missing folder is no error; it goes on after an error and returns all.
+func SweepFiles(path string) error {
+	list, err := os.ReadDir(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range list {
+		if !e.Type().IsRegular() || !strings.HasPrefix(e.Name(), ".") || !strings.Contains(e.Name(), tempMark) {
+			continue
+		}
+		dir, err := OpenDir(path)
+		if err == nil {
+			err = ignoreNotExist(Unlinkat(int(dir.Fd()), e.Name(), 0))
+			dir.Close()
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("cannot remove %s, which a killed run left: %w", filepath.Join(path, e.Name()), err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Writer writes with Write: each piece stands between two fault points.
+func Writer(f *os.File) io.Writer { return writer{f} }
+
+type writer struct{ f *os.File }
+
+func (w writer) Write(p []byte) (int, error) {
+	if err := Write(w.f, p); err != nil {
+		return 0, err
+	}
+	return len(p), nil
 }
 
 // OpenDir opens a directory for FsyncDir and the *at calls. A link is followed:
