@@ -32,7 +32,7 @@ func TestKilledAtEveryInstant(t *testing.T) {
 	const n = 4
 	shards(t, n, func(t *testing.T, f *faultRun, shard int) {
 		f.cold()
-		all := f.trace(f.upgrading()...)
+		all := f.passes(f.upgrading()...)
 		f.toOld(y, f.whole(y, "upgraded"), "traced")
 		require.GreaterOrEqual(t, len(all), 400, "too few points to mean anything")
 		if shard == 0 {
@@ -112,7 +112,7 @@ func TestRollbackIsKilled(t *testing.T) {
 			y.Cases(1)
 			const n = 2
 			shards(t, n, func(t *testing.T, f *faultRun, shard int) {
-				all := f.trace(f.rolls(y, snapshot)...)
+				all := f.passes(f.rolls(y, snapshot)...)
 				require.Equal(t, "old", f.whole(y, "rolled back"))
 				require.GreaterOrEqual(t, len(all), 100)
 				if shard == 0 {
@@ -181,7 +181,7 @@ func TestRecoveryIsKilledToo(t *testing.T) {
 	y := lab.NewTally(t, "crash")
 	const n = 4
 	shards(t, n, func(t *testing.T, f *faultRun, shard int) {
-		list := cuts(f.trace(f.upgrading()...))
+		list := cuts(f.passes(f.upgrading()...))
 		f.toOld(y, f.whole(y, "traced"), "traced")
 		for c, cut := range list {
 			if c%n != shard {
@@ -192,7 +192,7 @@ func TestRecoveryIsKilledToo(t *testing.T) {
 				require.True(t, f.upgrade("kill:"+cut.at(""), "JAILUP_FAULT_GUARD=off"), "%s", cut)
 			}
 			killed()
-			all := f.trace("recover", "--jail", f.j.Dir)
+			all := f.passes("recover", "--jail", f.j.Dir)
 			f.toOld(y, f.whole(y, "recovered"), "recovered")
 			y.Of(len(all))
 			for i, p := range thin(all) {
@@ -227,7 +227,7 @@ func TestFaultGuardianIsKilled(t *testing.T) {
 	y.Cases(1)
 	const n = 2
 	shards(t, n, func(t *testing.T, f *faultRun, shard int) {
-		install := in(f.trace(f.upgrading()...), "do install")
+		install := in(f.passes(f.upgrading()...), "do install")
 		f.toOld(y, f.whole(y, "traced"), "traced")
 		cut := install[len(install)/2]
 		file := filepath.Join(f.h.dir, "trace")
@@ -281,7 +281,7 @@ func TestSnapshotVerbsAreKilled(t *testing.T) {
 			if verb == "prune" {
 				make()
 			}
-			all := f.trace(args...)
+			all := f.passes(args...)
 			y.Of(len(all))
 			for i, p := range thin(all) {
 				if !lab.Sampled(t, i) {
@@ -332,7 +332,7 @@ func TestFaultSignals(t *testing.T) {
 	const n = 4
 	shards(t, n, func(t *testing.T, f *faultRun, shard int) {
 		var steps []place
-		for _, p := range f.trace(f.upgrading()...) {
+		for _, p := range f.passes(f.upgrading()...) {
 			if p.Op == "point" {
 				steps = append(steps, p)
 			}

@@ -209,8 +209,25 @@ func (p place) String() string {
 	return fmt.Sprintf("%s, point %d: %s %s %s", p.Step, p.N, p.When, p.Op, p.Name)
 }
 
-// trace runs the program without a fault and lists the points that it passes.
-func (f *faultRun) trace(args ...string) []place {
+// passes runs the program without a fault and lists the points that it passes.
+func (f *faultRun) passes(args ...string) []place {
+	f.t.Helper()
+	return placesOf(f.traced(args...))
+}
+
+// trace is the list of the points of an undisturbed upgrade, one line each, after
+// which the jail is as before.
+func (f *faultRun) trace() []string {
+	f.t.Helper()
+	if f.new == nil {
+		f.warm()
+	}
+	lines := strings.Split(strings.TrimSpace(f.traced(f.upgrading()...)), "\n")
+	f.h.must(0, "rolled-back", f.rollingBack()...)
+	return lines
+}
+
+func (f *faultRun) traced(args ...string) string {
 	f.t.Helper()
 	file := filepath.Join(f.h.dir, "trace")
 	_ = os.Remove(file)
@@ -219,7 +236,7 @@ func (f *faultRun) trace(args ...string) []place {
 	_ = os.Remove(filepath.Join(f.h.dir, "counter"))
 	data, err := os.ReadFile(file)
 	require.NoError(f.t, err)
-	return placesOf(string(data))
+	return string(data)
 }
 
 func placesOf(trace string) []place {
