@@ -33,15 +33,22 @@ func BaselineEvery(ctx context.Context, list []Check, period time.Duration) Repo
 	}
 	report := Report{Results: make([]Result, len(list))}
 	slots := make(chan struct{}, maxAtOnce)
-	var wait sync.WaitGroup
-	for i, c := range list {
-		wait.Go(func() {
-			slots <- struct{}{}
-			defer func() { <-slots }()
-			report.Results[i] = record(ctx, c, period)
-		})
+	// The logs come last: what the other looks make a server complain of, it
+	// complained of before, and is not the fault of what comes.
+	for _, logs := range []bool{false, true} {
+		var wait sync.WaitGroup
+		for i, c := range list {
+			if _, is := c.(*logCheck); is != logs {
+				continue
+			}
+			wait.Go(func() {
+				slots <- struct{}{}
+				defer func() { <-slots }()
+				report.Results[i] = record(ctx, c, period)
+			})
+		}
+		wait.Wait()
 	}
-	wait.Wait()
 	for _, r := range report.Results {
 		report.Down = report.Down || r.Observation.Absent
 	}

@@ -70,7 +70,7 @@ func (u *unit) rehearse(ctx context.Context, verb string) error {
 		// Whatever starts the server next would meet it: a stop would be for good.
 		return fail(nil, "mend the configuration; to go on all the same: --rehearse=false",
 			"cannot stop %s: it would not start again, the old one neither: it does not pass %s on this jail's configuration: %s",
-			u.name(), strings.Join(test, " "), strings.Join(lines, "; "))
+			u.name(), strings.Join(test, " "), strings.Join(lines, "; ")+whose(lines))
 	}
 	name := "rehearsal.txt"
 	if u.part() != "" {
@@ -84,8 +84,20 @@ func (u *unit) rehearse(ctx context.Context, verb string) error {
 		what = "exit status 0: " + strings.Join(fails, "; ")
 	}
 	return fail(nil, "mend the configuration, or look at "+e.file(name),
-		"cannot go on with the %s: the %s to come does not pass %s on this jail's configuration: %s",
-		verb, u.name(), strings.Join(test, " "), what)
+"cannot go on with the %s: the %s to come does not pass %s on this jail's configuration: %s",
+		verb, u.name(), strings.Join(test, " "), what+whose(lines))
+}
+
+// whose names the file of the jail that a line speaks of without naming it.
+func whose(lines []string) string {
+	all := strings.Join(lines, " ")
+	switch {
+	case strings.Contains(all, "getpwnam(") || strings.Contains(all, "bad user name"):
+		return " (users are those of /etc/passwd in the jail, found by /etc/nsswitch.conf)"
+	case strings.Contains(all, "getgrnam(") || strings.Contains(all, "bad group name"):
+		return " (groups are those of /etc/group in the jail, found by /etc/nsswitch.conf)"
+	}
+	return ""
 }
 
 // loudly is a test that keeps nothing back, whatever the configuration says of logs.

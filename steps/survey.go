@@ -20,6 +20,10 @@ var readAtStart = []string{
 	"/etc/ssl/openssl.cnf", "/usr/lib/ssl/openssl.cnf",
 }
 
+// mustBeFiles are those of them in whose place a folder or a socket does harm; in
+// that of the others container engines leave folders, and nobody minds.
+var mustBeFiles = []string{"/etc/passwd", "/etc/group", "/etc/nsswitch.conf", "/etc/resolv.conf"}
+
 // mostAtStart bounds each of these files, in bytes: whoever reads a terabyte of
 // nothing is not up again for an hour.
 const mostAtStart = 64 << 20
@@ -34,13 +38,13 @@ func (e *Env) survey() error {
 	for _, p := range readAtStart {
 		info, err := e.Root.Stat(p)
 		switch {
-		case err != nil && e.needed(p):
+		case err != nil && (p == "/etc/passwd" || p == "/etc/group"):
 			if _, lerr := e.Root.Lstat(p); lerr == nil {
 				return e.inPlace(p, "leads nowhere ("+plainCause(err)+")")
 			}
 		case err != nil:
 		case info.Mode&unix.S_IFMT == unix.S_IFIFO, info.Mode&unix.S_IFMT == unix.S_IFCHR, info.Mode&unix.S_IFMT == unix.S_IFBLK,
-			!info.IsRegular() && e.needed(p):
+			!info.IsRegular() && slices.Contains(mustBeFiles, p):
 			return e.inPlace(p, "is a "+jail.TypeName(info.Mode))
 		case info.IsRegular() && info.Size > mostAtStart:
 			return e.inPlace(p, fmt.Sprintf("has %d bytes", info.Size))
@@ -53,6 +57,13 @@ func (e *Env) survey() error {
 		if u.facts.Outside != nil {
 			continue
 		}
+		for _, p := range u.recipe[before].Service.PIDFiles {
+			info, err := e.Root.Stat(p)
+			if err == nil && (!info.IsRegular() || info.Size > 1<<20) {
+				return fail(nil, "take it away: ls -ld "+e.Root.Path()+p, "cannot work on %s of jail %s: its PID file %s is a %s of %d bytes, which no server wrote",
+					u.name(), e.Root.Path(), p, jail.TypeName(info.Mode), info.Size)
+			}
+		}
 		for _, p := range u.written() {
 			if info, err := e.Root.Stat(p); err == nil && info.Mode&unix.S_IFMT == unix.S_IFIFO {
 				return fail(nil, "write the log to a file; if something reads from it while "+u.name()+" starts: --rehearse=false",
@@ -62,9 +73,6 @@ func (e *Env) survey() error {
 	}
 	return nil
 }
-
-// needed tells whether a server with workers of their own cannot start without it.
-func (e *Env) needed(p string) bool { return p == "/etc/passwd" || p == "/etc/group" }
 
 func (e *Env) inPlace(p, what string) error {
 	return fail(nil, "put a file there, or take it away: ls -ld "+e.Root.Path()+p,

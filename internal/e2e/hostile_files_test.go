@@ -308,7 +308,11 @@ func (p *plant) away() {
 // watch tells whether a device or FIFO is opened; a descriptor that only names
 // it (O_PATH) does not count.
 func (p *plant) watch() (opened func() bool) {
-	if p.kind != "device" && p.kind != "fifo" {
+	// The server itself opens its pages, its logs and its PID file when it likes.
+	servers := slices.ContainsFunc([]string{"srv", "var", "run", "etc/ld.so", "etc/passwd", "etc/group", "etc/nsswitch.conf"}, func(dir string) bool {
+		return strings.HasPrefix(p.path, dir)
+	})
+	if p.kind != "device" && p.kind != "fifo" || servers {
 		return func() bool { return false }
 	}
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
