@@ -604,6 +604,26 @@ func (f *hostileJail) paths() []string {
 	return all
 }
 
+// passed are paths that no run depends on: half of the kinds tell enough.
+var passed = []string{
+	"usr/bin", "bin", "sbin", "etc/shadow", "etc/hosts", "etc/localtime", "etc/ld.so.conf.d", "etc/ld.so.conf.d/x.conf", "root", "tmp",
+	"srv", "srv/www", "srv/unknown", "dev/urandom", "var/cache/nginx", "lib/apk/db/installed", "usr/share", "usr/share/nginx", "usr/lib/nginx/modules",
+}
+
+type hostileCell struct{ path, kind string }
+
+func (f *hostileJail) cells(kinds ...string) []hostileCell {
+	var out []hostileCell
+	for i, path := range f.paths() {
+		for k, kind := range kinds {
+			if (i+k)%2 == 0 || len(kinds) == 1 || !slices.Contains(passed, path) {
+				out = append(out, hostileCell{path, kind})
+			}
+		}
+	}
+	return out
+}
+
 // Each path that jailup touches, replaced by each kind of thing: nothing hangs,
 // nothing is opened that should not be, nothing outside is touched, the path is
 // named, and the exit status is true to the disk.
@@ -616,19 +636,87 @@ func TestHostilePaths(t *testing.T) {
 		t.Run(strconv.Itoa(shard), func(t *testing.T) {
 			t.Parallel()
 			f := newHostileJail(t, y)
-			n, done := 0, 0
-			for _, path := range f.paths() {
-				for _, kind := range plantKinds {
-					if n++; n%shards != shard || !lab.Sampled(t, n) || !strings.Contains(path+": "+kind, os.Getenv("ONLY")) {
-						continue
-					}
-					f.cell(path, kind, n/shards)
-					if done++; done%8 == 3 || os.Getenv("ONLY") != "" {
-						f.cellBack(path, kind)
-					}
+			done := 0
+			only := os.Getenv("JAILUP_TEST_ONLY") // "etc/passwd: fifo"
+			cells := f.cells(plantKinds...)
+			for n, c := range cells {
+				if n%shards != shard || !lab.Sampled(t, n/shards) || !strings.Contains(c.path+": "+c.kind, only) {
+					continue
+				}
+				f.cell(c.path, c.kind, n/shards)
+				if done++; done%8 == 3 || only != "" {
+					f.cellBack(c.path, c.kind)
 				}
 			}
-			t.Logf("an upgrade takes %s, the slowest run took %s; %d cells", f.usual, f.worst, done)
+			y.Of(len(cells) / shards * 17 / 8)
+			t.Logf("an upgrade takes %s, the slowest run took %s; %d of %d cells", f.usual, f.worst, done, len(cells))
 		})
 	}
+}
+
+// The same with something of the host mounted in the place of each path.
+func TestHostileMounts(t *testing.T) {
+	t.Parallel()
+	if lab.InPrivateMounts(t) {
+		return
+	}
+	y := lab.NewTally(t, "hostile files")
+	y.Cases(1)
+	f := newHostileJail(t, y)
+	cells := f.cells("mount")
+	y.Of(2 * len(cells))
+	for n, c := range cells {
+		if lab.Sampled(t, n) && strings.Contains(c.path+": "+c.kind, os.Getenv("JAILUP_TEST_ONLY")) {
+			f.cell(c.path, c.kind, n)
+		}
+	}
+	t.Logf("an upgrade takes %s, the slowest run took %s; %d cells", f.usual, f.worst, len(cells))
+}
+
+// Each wall holds by itself: with the other one off, what lies outside is as it was.
+func TestHostilePathsOneWall(t *testing.T) {
+	t.Parallel()
+	y := lab.NewTally(t, "two walls")
+	for _, off := range []string{"JAILUP_FAULT_WALL=off", "JAILUP_FAULT_DESCRIPTORS=off"} {
+		t.Run(off, func(t *testing.T) {
+			t.Parallel()
+			f := newHostileJail(t, y)
+			f.walls = []string{off}
+			y.Cases(1)
+			for n, c := range f.cells("link out", "link up and out", "chain of links", "hard link") {
+				if n%4 != 1 {
+					continue
+				}
+				y.Of(1)
+				if lab.Sampled(t, n/4) {
+					f.cellOutside(c.path, c.kind)
+				}
+			}
+		})
+	}
+}
+
+// cellOutside plants, upgrades and goes back, and looks at nothing but what lies
+// outside.
+func (f *hostileJail) cellOutside(path, kind string) {
+	f.t.Helper()
+	p := f.put(path, kind)
+	if p == nil {
+		return
+	}
+	what := fmt.Sprintf("%s, %s: %s", f.walls, path, kind)
+	defer f.ready(what)
+	defer p.away()
+	out := f.outside(p)
+	r, hung := f.run(f.upgradeArgs()...)
+	if r.Exit == 0 {
+		f.run("rollback", "--jail", f.j.Dir, "--soak", "0s")
+	}
+	if hung {
+		f.y.Person("%s: no end within %s: %s", what, f.limit(), r)
+	}
+	if diff := lab.DiffTrees(out, f.outside(p)); len(diff) > 0 {
+		f.y.Outside("%s: touched outside of the jail: %s", what, strings.Join(diff, "\n"))
+	}
+	f.y.Point("outside is as it was")
 }
