@@ -84,7 +84,7 @@ func (u *unit) rehearse(ctx context.Context, verb string) error {
 		what = "exit status 0: " + strings.Join(fails, "; ")
 	}
 	return fail(nil, "mend the configuration, or look at "+e.file(name),
-"cannot go on with the %s: the %s to come does not pass %s on this jail's configuration: %s",
+		"cannot go on with the %s: the %s to come does not pass %s on this jail's configuration: %s",
 		verb, u.name(), strings.Join(test, " "), what+whose(lines))
 }
 
