@@ -55,7 +55,7 @@ define bench_table
 endef
 export bench_table
 
-.PHONY: help build test deps lint fmt fuzz bench faults demo ci clean
+.PHONY: help build install test deps lint fmt fuzz bench faults demo ci clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -108,6 +108,15 @@ faults: ## the whole fault catalogue, injected for real; a table (JAILUP_FAULTS=
 	counts=$$(mktemp); trap 'rm -f "$$counts"' EXIT; chmod 666 "$$counts"; export JAILUP_FAULTS_TABLE="$$counts"; \
 	status=0; $(GO) test -count=1 -timeout 40m -parallel $(FAULT_JOBS) -tags faultpoints $(TESTFLAGS) $(as_root) -run "^($$tests)$$" $$(dirname $$files | sort -u) || status=$$?; \
 	echo; $(GO) run ./internal/lab/faulttable "$$counts" && exit $$status
+
+PREFIX  ?= /usr/local
+# Where systemd looks for units of an administrator, and of packages.
+UNITDIR ?= $(if $(filter /usr,$(PREFIX)),/usr/lib/systemd/system,/etc/systemd/system)
+
+install: build ## the program, and where systemd is init the unit that recovers at boot (PREFIX=, DESTDIR=)
+	install -D -m 755 jailup $(DESTDIR)$(PREFIX)/bin/jailup
+	install -D -m 644 packaging/systemd/jailup-recover.service $(DESTDIR)$(UNITDIR)/jailup-recover.service
+	@[ -n "$(DESTDIR)" ] || [ ! -d /run/systemd/system ] || { systemctl daemon-reload && systemctl enable jailup-recover.service; }
 
 demo: build ## an upgrade and a rollback on a jail of its own
 	$$([ "$$(id -u)" = 0 ] || echo sudo) ./jailup demo
