@@ -13,12 +13,21 @@
 //	         │                    │ or a fact that no later look undoes
 //	         v                    v
 //	  Deadline, Settle, Absent    unhealthy
+//
+// There are three outcomes: healthy, unhealthy, and inconclusive, which is what a
+// server is of which no answer could be seen, or no longer something that could
+// be seen of the old one. Inconclusive is a failure, unless the Policy takes it.
 package checks
 
 import (
 	"context"
+	"errors"
 	"time"
 )
+
+// ErrInconclusive says that too little could be seen of a server to call it well
+// or not.
+var ErrInconclusive = errors.New("inconclusive")
 
 // Check is one thing to look at.
 type Check interface {
@@ -92,12 +101,14 @@ const (
 
 // Result is a check's verdict with the observation that it rests on.
 type Result struct {
-	Name        string      `json:"name"`
-	Verdict     Verdict     `json:"verdict"`
-	Detail      string      `json:"detail,omitempty"` // clean
-	Phase       Phase       `json:"phase,omitempty"`
-	Looks       int         `json:"looks"`
-	Failed      int         `json:"failed"` // looks that were not well
+	Name    string  `json:"name"`
+	Verdict Verdict `json:"verdict"`
+	Detail  string  `json:"detail,omitempty"` // clean
+	Phase   Phase   `json:"phase,omitempty"`
+	Looks   int     `json:"looks"`
+	Failed  int     `json:"failed"` // looks that were not well
+	// Lost tells that it could be seen before, and cannot be now.
+	Lost        bool        `json:"lost,omitempty"`
 	Observation Observation `json:"observation"`
 }
 
@@ -140,18 +151,49 @@ func (r Report) With(v Verdict) []Result {
 	return list
 }
 
-// Healthy reports whether nothing is unhealthy and something could be seen.
-// No result at all is no health.
-func (r Report) Healthy() bool {
-	seen := false
+// Verdict is the judgement on the server as a whole: Healthy, Unhealthy or
+// Inconclusive, never BrokenBefore.
+func (r Report) Verdict() Verdict {
+	v, _ := r.Why()
+	return v
+}
+
+// Why is Verdict, and in words what it rests on where that is not Healthy. A
+// server is unhealthy by one check that is. It is inconclusive where something
+// that could be seen before cannot be seen now, or where no answer of it could
+// be seen: processes and open ports alone are no service.
+func (r Report) Why() (Verdict, string) {
+	answers := false
+	blind := "there is nothing to ask it for"
+	lost := ""
 	for _, c := range r.Results {
 		if c.Verdict == Unhealthy {
-			return false
+			return Unhealthy, c.Name + ": " + c.Detail
 		}
-		seen = seen || c.Verdict != Inconclusive
+		if c.Lost && lost == "" {
+			lost = c.Name + " could be seen before: " + c.Detail
+		}
+		switch c.Observation.Kind {
+		case KindProcess, KindPort, KindLog, KindPHP:
+			continue
+		}
+		if c.Verdict == Inconclusive {
+			blind = c.Name + ": " + c.Detail
+			continue
+		}
+		answers = true
 	}
-	return seen
+	switch {
+	case lost != "":
+		return Inconclusive, lost
+	case !answers:
+		return Inconclusive, "no answer of it could be seen: " + blind
+	}
+	return Healthy, ""
 }
+
+// Healthy reports whether the verdict is Healthy. No result at all is no health.
+func (r Report) Healthy() bool { return r.Verdict() == Healthy }
 
 // Policy says how looks become verdicts.
 type Policy struct {
@@ -174,6 +216,8 @@ type Policy struct {
 	// the check to fail: one transient failure is none.
 	FailAfter int
 	FailShare float64
+	// AcceptInconclusive takes a server that is neither well nor unwell.
+	AcceptInconclusive bool
 }
 
 // DefaultPolicy is the policy of the contract: start deadline 60 s, soak 10 s.

@@ -16,9 +16,10 @@ import (
 // (PhaseStart) and its last one (PhaseSoak, or PhaseStart where the start
 // failed); it is called from one goroutine.
 //
-// The error is nil if the server is well: no check unhealthy, and something
-// could be seen at all. If the context ends first, the error wraps its cause.
-// The report is complete in every case.
+// The error is nil if the server is well, and wraps ErrInconclusive if too little
+// could be seen to tell (Report.Verdict), unless the policy accepts that. If the
+// context ends first, the error wraps its cause. The report is complete in every
+// case.
 func Verify(ctx context.Context, list []Check, before Report, p Policy, emit func(Result)) (Report, error) {
 	if emit == nil {
 		emit = func(Result) {}
@@ -108,6 +109,9 @@ type checkState struct {
 	good, bad  int // looks in a row
 	soakLooks  int
 	soakFailed int
+	clear      Result // the last one that was conclusive
+	clearLooks int    // that were conclusive, in all
+	soakClear  int    // and in the soak
 	lastFail   string
 	identity   string
 	changes    int // of the identity, during the start
@@ -150,8 +154,17 @@ func (w *watch) take(s *checkState, o seen) error {
 	if inSoak {
 		s.soakLooks++
 	}
+	if r.Verdict != Inconclusive {
+		s.clearLooks++
+		if inSoak {
+			s.soakClear++
+		}
+	}
 	if err := w.same(s, o, inSoak); err != nil {
 		return err
+	}
+	if r.Verdict == Healthy || r.Verdict == BrokenBefore {
+		s.clear = *r
 	}
 	if r.Verdict != Unhealthy {
 		s.good++
@@ -299,12 +312,29 @@ func (w *watch) soaked() bool {
 		if s.bad > 0 || (w.policy.Soak > 0 && s.soakLooks == 0) {
 			return false
 		}
+		// A log that is just being rotated comes back.
+		if w.lost(s) && time.Since(w.soak) < w.policy.Soak+w.policy.Settle {
+			return false
+		}
 		// Too few looks to tell a transient failure from a frequent one.
 		if s.soakLooks < minShare && float64(s.soakFailed) > w.failShare(s)*float64(s.soakLooks) {
 			return false
 		}
 	}
 	return true
+}
+
+// lost reports whether a check could be seen before, and never since the start
+// or, where there is a soak, since that began. One look in a soak that sees
+// nothing tells nothing: the others do.
+func (w *watch) lost(s *checkState) bool {
+	if s.before == nil || s.before.Observation.Inconclusive || s.before.Observation.Absent {
+		return false
+	}
+	if w.policy.Soak > 0 {
+		return s.soakClear == 0
+	}
+	return s.clearLooks == 0
 }
 
 // failed names the check that failed, or the process check where that fails for
@@ -340,6 +370,13 @@ func (w *watch) report(cause error) (Report, error) {
 		if s.result.Looks == 0 {
 			s.result.Verdict, s.result.Detail = Inconclusive, "not looked at"
 		}
+		if s.result.Verdict == Inconclusive && cause == nil {
+			if s.result.Lost = w.lost(s); !s.result.Lost && s.clearLooks > 0 {
+				r := s.clear
+				r.Looks, r.Failed = s.result.Looks, s.result.Failed
+				s.result = r
+			}
+		}
 		if s.result.Verdict != Unhealthy && s.soakFailed > 0 {
 			s.result.Detail = joinDetail(s.result.Detail,
 				fmt.Sprintf("%d of %d looks failed, last: %s", s.soakFailed, s.soakLooks, s.lastFail))
@@ -351,9 +388,8 @@ func (w *watch) report(cause error) (Report, error) {
 			also = append(also, s.result.Name)
 		}
 	}
-	if cause == nil && !r.Healthy() {
-		return r, fmt.Errorf("cannot verify the server: no check could see anything: %s: %s",
-			r.Results[0].Name, r.Results[0].Detail)
+	if v, why := r.Why(); cause == nil && v == Inconclusive && !w.policy.AcceptInconclusive {
+		return r, fmt.Errorf("cannot verify the server: %w: %s", ErrInconclusive, why)
 	}
 	if len(also) > 3 {
 		also = append(also[:3], fmt.Sprintf("%d more", len(also)-3))

@@ -100,7 +100,7 @@ func TestVerify(t *testing.T) {
 		{name: "restarts in a loop", looks: repeat(5000, as("1@1"), as("2@2"), as("3@3")), want: "it does not stay up: process 3 was followed by 1", verdict: verdict{Unhealthy, PhaseStart}},
 		{name: "restarts in the soak", looks: append(repeat(8, as("1@1")), as("2@2")), want: "process 1 was followed by 2", verdict: verdict{Unhealthy, PhaseSoak}},
 		{name: "becomes a daemon", looks: seq(as("1@1"), as("2@2")), verdict: verdict{Healthy, PhaseSoak}},
-		{name: "blind", looks: seq(blind()), want: "no check could see anything", verdict: verdict{Inconclusive, PhaseSoak}},
+		{name: "blind", looks: seq(blind()), want: "inconclusive: no answer of it could be seen: it: cannot see", verdict: verdict{Inconclusive, PhaseSoak}},
 		{name: "other value", before: seq(value("1")), looks: seq(value("2")), want: "it: status was 1, is 2", verdict: verdict{Unhealthy, PhaseStart}},
 		{name: "same value", before: seq(value("1")), looks: seq(value("1")), verdict: verdict{Healthy, PhaseSoak}},
 		{name: "unsteady value", before: seq(value("1"), value("2"), value("3")), looks: seq(value("4")), verdict: verdict{Healthy, PhaseSoak}},

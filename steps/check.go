@@ -11,7 +11,8 @@ import (
 )
 
 // Check looks at the server now and judges it by itself, without a baseline. The
-// error is ErrUnhealthy where it is not well or down; any other error means that
+// error is ErrUnhealthy where it is not well or down, or where too little could be
+// seen and that is not accepted (checks.ErrInconclusive as well); any other error means that
 // it could not be looked at.
 func Check(ctx context.Context, e *Env) (checks.Report, error) {
 	if err := CheckJail(e.Root, e.Recipe); err != nil {
@@ -42,27 +43,33 @@ func Check(ctx context.Context, e *Env) (checks.Report, error) {
 	}
 	e.findings()
 	e.dangers(ctx)
-	return report, e.verdict(report)
+	return report, e.judged(report)
 }
 
-func (e *Env) verdict(report checks.Report) error {
+func (e *Env) judged(report checks.Report) error {
 	jail := " --jail " + e.Root.Path()
+	var why string
+	e.verdict, why = report.Why()
 	for _, u := range e.servers() {
 		// The report says of a server alone that it is down, and of one of several.
 		r, ok := report.Get(strings.TrimSpace(string(checks.KindProcess) + " " + u.part()))
 		if ok && r.Observation.Absent || !ok && report.Down && len(e.servers()) == 1 {
+			e.verdict = checks.Unhealthy
 			return fail(ErrUnhealthy, "start it with: jailup start "+u.name()+jail, "%s is down", u.name())
 		}
 	}
-	if report.Healthy() {
+	switch {
+	case e.verdict == checks.Healthy:
 		return nil
+	case e.verdict == checks.Inconclusive && e.Options.Policy.AcceptInconclusive:
+		e.note(event.Warning, "inconclusive: whether "+e.Recipe.Name+" is well could not be seen: "+why, "")
+		return nil
+	case e.verdict == checks.Inconclusive:
+		return e.inconclusive(why)
 	}
 	var what []string
 	for _, r := range report.With(checks.Unhealthy) {
 		what = append(what, r.Name+": "+r.Detail)
-	}
-	if len(what) == 0 {
-		return fail(ErrUnhealthy, "", "%s may be well or not: no check could see anything", e.Recipe.Name)
 	}
 	more := ""
 	if len(what) > 3 {

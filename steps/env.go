@@ -139,6 +139,7 @@ type Env struct {
 	stopped  time.Time     // when the server had stopped
 	away     time.Duration // longest time from a stop to the end of the start
 	evidence string
+	verdict  checks.Verdict // of the last checks, but for those of an undo
 }
 
 // RunDir is the run's folder: events, changeset, evidence.

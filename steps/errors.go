@@ -20,7 +20,8 @@ var (
 	ErrUsage = errors.New("wrong usage")
 	// ErrStuck: a person is needed.
 	ErrStuck = errors.New("stuck")
-	// ErrUnhealthy: the server does not pass its checks.
+	// ErrUnhealthy: the server does not pass its checks, or too little of it could
+	// be seen (checks.ErrInconclusive as well).
 	ErrUnhealthy = errors.New("unhealthy")
 )
 

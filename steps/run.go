@@ -27,6 +27,7 @@ type Outcome struct {
 	Whole bool
 	// Units are for init to start, see Env.InitUnits.
 	Units []string
+	Verdict  string // of the last checks: a checks.Verdict; "" where none were made
 }
 
 // story tells the engine's steps to the stream.
@@ -92,7 +93,7 @@ func (e *Env) outcome(f Facts, res pipeline.Result) Outcome {
 	if !f.Sealed {
 		f.Snapshot = "" // it was dropped again
 	}
-	out := Outcome{Err: res.Err, Facts: f, Step: res.Step, Downtime: e.Downtime(), Evidence: e.evidence}
+	out := Outcome{Err: res.Err, Facts: f, Step: res.Step, Downtime: e.Downtime(), Evidence: e.evidence, Verdict: e.Verdict()}
 	for _, err := range res.After {
 		e.note(event.Warning, "after the commit: "+err.Error(), "")
 	}

@@ -69,8 +69,13 @@ func (s *stop) Undo(ctx context.Context, run *Run) error {
 		return err
 	}
 	policy := e.Options.Policy
-	policy.Soak = 0
-	return e.verifyNow(ctx, policy, before, wasRunning)
+	// The tree is the old one and so is the server. That little can be seen of it
+	// is told, and is nothing that a person could undo.
+	policy.Soak, policy.AcceptInconclusive = 0, true
+	verdict := e.verdict
+	err := e.verifyNow(ctx, policy, before, wasRunning)
+	e.verdict = verdict // it is told of the server that the run was for
+	return err
 }
 
 // forget drops what is known of the configurations: they are read again, from the
@@ -208,6 +213,20 @@ func (e *Env) verifyNow(ctx context.Context, policy checks.Policy, s side, chose
 	if serr := e.saveJSON("checks.json", report); serr != nil {
 		e.note(event.Warning, serr.Error(), "")
 	}
+	v, why := report.Why()
+	switch {
+	case ctx.Err() != nil:
+	case err != nil && v != checks.Inconclusive:
+		e.verdict = checks.Unhealthy
+	default:
+		e.verdict = v
+	}
+	if v == checks.Inconclusive && err == nil {
+		e.note(event.Warning, "inconclusive: whether "+e.Recipe.Name+" is well could not be seen: "+why, "")
+	}
+	if errors.Is(err, checks.ErrInconclusive) && ctx.Err() == nil {
+		return e.inconclusive(why)
+	}
 	if err != nil && ctx.Err() == nil {
 		if bad := report.With(checks.Unhealthy); len(bad) > 0 {
 			return fail(ErrUnhealthy, "", "%s is not well: %s", e.Recipe.Name, bad[0].Detail)
@@ -215,6 +234,19 @@ func (e *Env) verifyNow(ctx context.Context, policy checks.Policy, s side, chose
 		return fail(ErrUnhealthy, "", "%s is not well: %w", e.Recipe.Name, err)
 	}
 	return err
+}
+
+// Verdict is that of the last checks of this run: healthy, unhealthy or
+// inconclusive; "" where none were made.
+func (e *Env) Verdict() string { return string(e.verdict) }
+
+// inconclusive is the failure of a server of which too little could be seen.
+func (e *Env) inconclusive(why string) error {
+	return &Error{
+		Kind: ErrUnhealthy,
+		Err:  fmt.Errorf("%w: whether %s is well could not be seen: %s", checks.ErrInconclusive, e.Recipe.Name, event.Clean(why, 300)),
+		Hint: "name a page to ask for under checks: in the configuration, or take it unseen with --accept-inconclusive",
+	}
 }
 
 func checkStatus(v checks.Verdict) string {

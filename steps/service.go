@@ -73,6 +73,7 @@ func (e *Env) controlled(ctx context.Context, f Facts, result string, do func(*c
 		}
 	}
 	c.out.Facts, c.out.Err, c.out.Evidence = c.run.Facts, err, e.evidence
+	c.out.Verdict = e.Verdict()
 	switch {
 	case err == nil:
 		c.out.Result = result
@@ -108,7 +109,9 @@ func (c *control) bringUp(ctx context.Context) error {
 	err := c.told("start", func() error { return e.startAll(ctx, before, everyone) })
 	if err == nil {
 		policy := e.Options.Policy
-		policy.Soak = 0
+		// What answers may have been changed on purpose, and there is nothing to go
+		// back to: it is told.
+		policy.Soak, policy.AcceptInconclusive = 0, true
 		err = c.told("verify", func() error { return e.verifyNow(ctx, policy, before, everyone) })
 	}
 	if err != nil {

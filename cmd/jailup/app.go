@@ -149,31 +149,32 @@ func orNothing(names []string) string {
 
 // settingHelp says what each setting's flag does.
 var settingHelp = map[string]string{
-	"source":        "where packages come from: apt, or dir:PATH",
-	"apt-sources":   "sources `file` instead of the host's own",
-	"keyring":       "`file` of keys instead of each source's own",
-	"suite":         "another suite of the same archive",
-	"version":       "an exact version, or a constraint such as '>= 1.26, < 1.28'",
-	"with":          "parts and modules to come along: php-fpm,mysql,gd",
-	"drop-module":   "modules to leave out, where the new release has them no more",
-	"listen":        "`ADDR:PORT` that the new server listens on",
-	"strategy":      "restart, handover or auto",
-	"rehearse":      "test the new server on a view of the jail first",
-	"conf":          "keep changed configuration, or take the new one",
-	"soak":          "how long the new server must stay well",
-	"stop-timeout":  "grace of a graceful stop",
-	"start-timeout": "until the server must be ready",
-	"lock-wait":     "wait for another run on this jail",
-	"timeout":       "bound of the run, never of an undo",
-	"snapshots":     "`folder` of the snapshots",
-	"keep":          "snapshots of a jail that are kept",
-	"state-dir":     "`folder` of journals and manifests",
-	"cache-dir":     "`folder` of packages",
-	"output":        "text or json",
-	"quiet":         "nothing on success, the whole story on failure",
-	"verbose":       "tell more",
-	"no-color":      "no colours on a terminal",
-	"skip-ok":       "exit 0 where a run is skipped",
+	"source":              "where packages come from: apt, or dir:PATH",
+	"apt-sources":         "sources `file` instead of the host's own",
+	"keyring":             "`file` of keys instead of each source's own",
+	"suite":               "another suite of the same archive",
+	"version":             "an exact version, or a constraint such as '>= 1.26, < 1.28'",
+	"with":                "parts and modules to come along: php-fpm,mysql,gd",
+	"drop-module":         "modules to leave out, where the new release has them no more",
+	"listen":              "`ADDR:PORT` that the new server listens on",
+	"strategy":            "restart, handover or auto",
+	"rehearse":            "test the new server on a view of the jail first",
+	"conf":                "keep changed configuration, or take the new one",
+	"soak":                "how long the new server must stay well",
+	"stop-timeout":        "grace of a graceful stop",
+	"start-timeout":       "until the server must be ready",
+	"lock-wait":           "wait for another run on this jail",
+	"timeout":             "bound of the run, never of an undo",
+	"snapshots":           "`folder` of the snapshots",
+	"keep":                "snapshots of a jail that are kept",
+	"state-dir":           "`folder` of journals and manifests",
+	"cache-dir":           "`folder` of packages",
+	"output":              "text or json",
+	"quiet":               "nothing on success, the whole story on failure",
+	"verbose":             "tell more",
+	"no-color":            "no colours on a terminal",
+	"skip-ok":             "exit 0 where a run is skipped",
+	"accept-inconclusive": "take a server of which too little could be seen to call it well or not",
 }
 
 // settingFlag makes one setting a flag.
@@ -191,7 +192,7 @@ func (f *settingFlag) Set(v string) error {
 	return f.s.Set(f.name, v)
 }
 
-var boolSettings = []string{"rehearse", "quiet", "verbose", "no-color", "skip-ok"}
+var boolSettings = []string{"rehearse", "quiet", "verbose", "no-color", "skip-ok", "accept-inconclusive"}
 
 // settings adds flags for the named settings.
 func (a *app) settings(fs *pflag.FlagSet, names ...string) {
@@ -240,7 +241,7 @@ func (a *app) fromEnv() {
 var sourceFlags = []string{"source", "apt-sources", "keyring", "suite", "version"}
 
 // runFlags are the settings of a run that stops and starts a server.
-var runFlags = []string{"soak", "start-timeout", "rehearse", "snapshots", "keep", "skip-ok"}
+var runFlags = []string{"soak", "start-timeout", "rehearse", "snapshots", "keep", "skip-ok", "accept-inconclusive"}
 
 // terminal tells whether a stream is one.
 func terminal(w any) (*os.File, bool) {

@@ -16,13 +16,15 @@ func (a *app) checkVerb() *cobra.Command {
 		Short: "Run the health checks now",
 		Long: `Run the checks that an upgrade runs, now: processes, ports, HTTP answers, log, and
 those of the configuration. The server is judged by itself; one that is down is
-unhealthy. Nothing is locked or written.`,
+unhealthy. One of which no answer could be seen is neither: inconclusive, exit 5 as
+well unless --accept-inconclusive. Nothing is locked or written.`,
 		Example: `  jailup check nginx --jail /chroot
   jailup check nginx --jail /chroot --quiet || mail -s unhealthy root`,
 		Args: exactArgs("SERVER"),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.check(cmd.Context(), args[0]) },
 	}
 	a.common(cmd, true)
+	a.settings(cmd.Flags(), "accept-inconclusive")
 	return cmd
 }
 
@@ -58,7 +60,7 @@ func (a *app) check(ctx context.Context, server string) error {
 	if err != nil && !errors.Is(err, steps.ErrUnhealthy) {
 		return s.fail(err)
 	}
-	return s.finish(e, steps.Outcome{Result: event.Checked, Err: err})
+	return s.finish(e, steps.Outcome{Result: event.Checked, Err: err, Verdict: e.Verdict()})
 }
 
 // tellWhatIsOpen says that a run is under way or was cut off: the checks judge

@@ -110,7 +110,7 @@ func (s *session) finish(e *steps.Env, out steps.Outcome) error {
 	}
 	done := event.RunDone{
 		Result: out.Result, Jail: s.path, From: out.Facts.From, To: out.Facts.To, Snapshot: out.Facts.Snapshot,
-		DowntimeMS: out.Downtime, ChangedFiles: out.Facts.Changed, Evidence: out.Evidence,
+		DowntimeMS: out.Downtime, ChangedFiles: out.Facts.Changed, Evidence: out.Evidence, Verdict: out.Verdict,
 	}
 	if s.root != nil {
 		done.Jail = s.root.Path()
@@ -159,6 +159,7 @@ func (s *session) fail(err error) error {
 
 func (s *session) close() {
 	s.lock.Release()
+	s.place.Release()
 	s.ui.Close()
 	if s.record != nil {
 		s.record.Close()

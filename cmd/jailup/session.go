@@ -59,6 +59,7 @@ type session struct {
 	events *event.Stream
 	record *os.File
 	lock   *journal.Lock
+	place  *journal.Lock // on the folder itself, whatever state is used
 	began  time.Time
 
 	trouble error // of the configuration, where a recovery goes on without it
@@ -298,17 +299,42 @@ func (s *session) take(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := s.lockFolder(ctx, who); err != nil {
+		return err
+	}
 	j, err := s.registry.Resolve(ctx, who, s.mainName())
 	if err != nil {
 		return err
 	}
 	s.id = j.ID
 	s.lock, err = journal.Acquire(ctx, s.dirs.Run, s.id, journal.Holder{Run: s.run, Verb: s.verb}, s.set.LockWait.D())
-	if err != nil && errors.Is(context.Cause(ctx), steps.ErrInterrupted) {
-		return &steps.Error{Kind: steps.ErrInterrupted, Err: errors.New("interrupted while waiting for the lock; nothing is changed")}
-	}
 	if err == nil {
 		s.sweep()
+	}
+	return waiting(ctx, err)
+}
+
+// lockFolder takes the lock that runs with another state see as well: by file
+// system and inode, where locks are by default. With a state of one's own that
+// folder may be out of reach; then it is told that such runs do not see this one.
+func (s *session) lockFolder(ctx context.Context, who journal.Identity) error {
+	usual, err := config.DefaultDirs(os.Geteuid(), s.a.getenv)
+	if err != nil {
+		return err
+	}
+	s.place, err = journal.Acquire(ctx, usual.Run, who.LockName(), journal.Holder{Run: s.run, Verb: s.verb}, s.set.LockWait.D())
+	var held *journal.HeldError
+	if err != nil && !errors.As(err, &held) && ctx.Err() == nil && usual.Run != s.dirs.Run {
+		s.events.Notice(event.Warning, "runs with another --state-dir will not see this one: "+err.Error(), "")
+		return nil
+	}
+	return waiting(ctx, err)
+}
+
+// waiting says of a wait for a lock that a signal ended it.
+func waiting(ctx context.Context, err error) error {
+	if err != nil && errors.Is(context.Cause(ctx), steps.ErrInterrupted) {
+		return &steps.Error{Kind: steps.ErrInterrupted, Err: errors.New("interrupted while waiting for the lock; nothing is changed")}
 	}
 	return err
 }
@@ -328,6 +354,7 @@ func (s *session) stateDir() string { return filepath.Join(*s.set.StateDir, s.id
 func (s *session) env() (*steps.Env, error) {
 	policy := checks.DefaultPolicy()
 	policy.Soak, policy.Deadline = s.set.Soak.D(), s.set.StartTimeout.D()
+	policy.AcceptInconclusive = *s.set.AcceptInconclusive
 	var looks time.Duration
 	if sys.FaultPoints {
 		// A test that upgrades a thousand times looks more often, and as many times.

@@ -120,7 +120,7 @@ and files that jailup does not know, stay.`,
 		},
 	}
 	a.common(cmd, true)
-	a.settings(cmd.Flags(), "soak", "start-timeout", "rehearse", "snapshots", "keep")
+	a.settings(cmd.Flags(), "soak", "start-timeout", "rehearse", "snapshots", "keep", "accept-inconclusive")
 	cmd.Flags().StringVar(&to, "to", "", "`snapshot` or run to go back to")
 	cmd.Flags().BoolVar(&keepEdits, "keep-edits", false, "lay files that were edited since beside the old ones")
 	return cmd

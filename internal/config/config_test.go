@@ -94,6 +94,7 @@ snapshots: /backup
 keep: 7
 snapshot: {exclude: [/var/cache/**]}
 skip-ok: true
+accept-inconclusive: true
 checks:
   - http: http://127.0.0.1/
 `
@@ -125,7 +126,7 @@ func TestWhole(t *testing.T) {
 	require.False(t, *c.Rehearse)
 	require.Equal(t, []string{"/var/cache/**"}, *c.Snapshot.Exclude)
 	require.Equal(t, yaml.SequenceNode, c.Checks.Kind)
-	require.Equal(t, 24, c.Checks.Line, "checks keep their position")
+	require.Equal(t, 25, c.Checks.Line, "checks keep their position")
 
 	jails := c.Jails()
 	require.Len(t, jails, 2)

@@ -48,6 +48,8 @@ type Settings struct {
 	Verbose  *bool   `yaml:"verbose" only:"global"`
 	NoColor  *bool   `yaml:"no-color" only:"global"`
 	SkipOK   *bool   `yaml:"skip-ok"`
+
+	AcceptInconclusive *bool `yaml:"accept-inconclusive"` // a server that is neither well nor unwell is taken
 }
 
 // SnapshotSettings is the key snapshot of a file. As a flag and in the

@@ -113,7 +113,7 @@ type RunStart struct {
 }
 
 // RunDone is how a run ended. All its fields are in the JSON of every run.done,
-// zero where they are not known, but for Evidence.
+// zero where they are not known, but for Evidence and Verdict.
 type RunDone struct {
 	Result       string            `json:"result"` // Upgraded, Current, ...
 	Exit         int               `json:"exit"`   // the exit status
@@ -128,6 +128,7 @@ type RunDone struct {
 	Error        string            `json:"error"`         // cause and state, "" for none
 	Hint         string            `json:"hint"`          // the next command to type, "" for none
 	Evidence     string            `json:"evidence,omitempty"`
+	Verdict      string            `json:"verdict,omitempty"` // of the checks: healthy, unhealthy or inconclusive; "" where none were made
 }
 
 // head and the two bodies are the JSON form of an event. A run.done has fields

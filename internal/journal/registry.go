@@ -30,6 +30,11 @@ func (i Identity) sameInode(o Identity) bool {
 	return i.FSID == o.FSID && i.Inode == o.Inode && (i.Birth == 0 || o.Birth == 0 || i.Birth == o.Birth)
 }
 
+// LockName is what the lock of the jail is called that all names of it share,
+// and all states: two runs with a state of their own each do not know each
+// other's ids.
+func (i Identity) LockName() string { return fmt.Sprintf("at-%s-%d", i.FSID, i.Inode) }
+
 // Jail is one entry of the registry.
 type Jail struct {
 	ID string `json:"id"`

@@ -55,6 +55,9 @@ func title(d *event.RunDone) string {
 	case event.Planned:
 		return "planned " + of + ": nothing is changed"
 	case event.Checked:
+		if d.Verdict == "inconclusive" {
+			return of + " may be well or not: inconclusive"
+		}
 		if d.Exit != 0 {
 			return of + " is unhealthy"
 		}
