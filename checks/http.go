@@ -16,6 +16,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jailup/jailup/internal/event"
@@ -39,6 +40,7 @@ type httpCheck struct {
 	host, path       string // host "" asks for the address
 	expect           expect
 	floor            time.Duration // 0 is slowFloor
+	asked            atomic.Uint32
 }
 
 // expect is what a user wants; the zero value wants what was there before.
@@ -98,7 +100,7 @@ func (c *httpCheck) ask(ctx context.Context) (page, error) {
 	req := (&http.Request{
 		Method: http.MethodGet, URL: target, Host: hostHeader(c.host, c.network, c.address),
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: http.Header{"User-Agent": {"jailup"}, "Accept": {"*/*"}},
+		Header: http.Header{"User-Agent": {c.agent()}, "Accept": {"*/*"}},
 	}).WithContext(ctx)
 	dial := func(ctx context.Context) (net.Conn, error) {
 		return connect(ctx, c.dial, c.network, c.address, c.proxy)
@@ -134,6 +136,15 @@ func (c *httpCheck) ask(ctx context.Context) (page, error) {
 	resp.TLS = state
 	p, err := readPage(resp)
 	return p, cause(ctx, err)
+}
+
+// agent is who asks. A server that is friendly to jailup, and to nobody else,
+// is not well: every second look does not say who it is.
+func (c *httpCheck) agent() string {
+	if c.asked.Add(1)%2 == 0 {
+		return "Mozilla/5.0"
+	}
+	return "jailup"
 }
 
 // cause is the context's error where that is what ended the connection.

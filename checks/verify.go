@@ -106,7 +106,10 @@ type checkState struct {
 	check      Check
 	before     *Result
 	result     Result
-	good, bad  int // looks in a row
+	good, bad  int       // looks in a row
+	up         time.Time // its first good look
+	upLooks    int       // of the start, since then
+	upFailed   int       // and that were wrong, not merely missing
 	soakLooks  int
 	soakFailed int
 	clear      Result // the last one that was conclusive
@@ -166,9 +169,18 @@ func (w *watch) take(s *checkState, o seen) error {
 	if r.Verdict == Healthy || r.Verdict == BrokenBefore {
 		s.clear = *r
 	}
+	if w.soak.IsZero() && !s.up.IsZero() {
+		s.upLooks++
+		if r.Verdict == Unhealthy && !o.Pending {
+			s.upFailed++
+		}
+	}
 	if r.Verdict != Unhealthy {
 		s.good++
 		s.bad = 0
+		if s.up.IsZero() && r.Verdict != Inconclusive {
+			s.up = o.began
+		}
 		s.absent = time.Time{}
 		if w.tooOften(s) {
 			r.Verdict = Unhealthy
@@ -268,6 +280,11 @@ func (w *watch) starting() error {
 			worst = s
 		}
 		wrong = wrong || s.rank() == 2
+		if w.flaps(s) {
+			s.result.Verdict = Unhealthy
+			s.result.Detail = fmt.Sprintf("%d of %d looks failed, the last: %s", s.upFailed, s.upLooks, s.lastFail)
+			return w.failed(s)
+		}
 	}
 	switch {
 	case all:
@@ -290,6 +307,14 @@ func (w *watch) starting() error {
 		return w.failed(worst)
 	}
 	return nil
+}
+
+// flaps reports whether a server that has answered well once goes on to answer
+// wrongly now and then, for longer than something wrong may last, and so often
+// that it would never pass: to wait until the deadline would help nobody.
+func (w *watch) flaps(s *checkState) bool {
+	return s.upLooks >= 2*minShare && time.Since(s.up) >= w.policy.Settle &&
+		float64(s.upFailed) > max(w.failShare(s), 0.4)*float64(s.upLooks)
 }
 
 // rank orders checks that do not pass: 2 is wrong, 1 may come yet, 0 is unknown.

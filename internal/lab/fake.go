@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	_ "embed"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -30,8 +31,25 @@ var fakeSource []byte
 //	slow-answer D
 //	status N, body TEXT          for every path
 //	no-listen, extra-listen A:P  not the ports that the configuration names
+//	less-listen A:P              all of them but one
+//	deaf A:P                     there connections are taken, never answered
+//	squat                        another program holds the ports
 //	log TEXT                     ten times a second, level error
+//	log-level LEVEL              of those lines
 //	ignore-signals               all but SIGKILL
+//	loops D                      the master dies and is followed by another
+//	worker-crashes D             again and again, and is replaced
+//	worker-escapes               out of the jail
+//	bad-after D, good-first N    502 from then on
+//	one-in N                     of the answers is 502
+//	only-agent TEXT              all other User-Agents get 502
+//	lost-host NAME               404 for it
+//	resets N                     of 100 connections
+//	cut-off, empty, garbage      instead of a whole answer
+//	removes PATH, spoils PATH    when the master starts; a directory takes its place
+//	writes PATH                  a file, when the master starts
+//
+// Where the configuration says "ssl" it has a certificate of its own.
 //
 // With none it is a server that works. It reads listen, root and pid of the
 // jail's nginx.conf and serves files. Returned is the new package's path.
@@ -49,6 +67,15 @@ func FakeNginx(t testing.TB, deb string, ways ...string) string {
 		}
 		text := strings.Join(ways, "\n") + "\n"
 		if err := os.WriteFile(filepath.Join(dir, "usr/share/nginx/fake"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		// A jail that was made by hand holds the program alone: it says the same.
+		f, err := os.OpenFile(filepath.Join(dir, serverPath), os.O_APPEND|os.O_WRONLY, 0)
+		if err == nil {
+			_, err = f.WriteString("\x00fake ways:\n" + text)
+			err = errors.Join(err, f.Close())
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
 	})
