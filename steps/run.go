@@ -26,8 +26,8 @@ type Outcome struct {
 	// all the same: nothing needs to be kept from starting.
 	Whole bool
 	// Units are for init to start, see Env.InitUnits.
-	Units []string
-	Verdict  string // of the last checks: a checks.Verdict; "" where none were made
+	Units   []string
+	Verdict string // of the last checks: a checks.Verdict; "" where none were made
 }
 
 // story tells the engine's steps to the stream.
