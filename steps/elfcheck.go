@@ -62,6 +62,10 @@ func (v viewFS) ReadFile(p string, limit int64) ([]byte, error) {
 // more, it is looked only where they are to be expected.
 const maxWalk = 500_000
 
+// maxDepth bounds how deep programs are looked for: each level costs what all above
+// it cost, and a tree of ten thousand of them holds no program that anybody runs.
+const maxDepth = 64
+
 // checkELF proves that every program and library of the jail, also those that
 // are not jailup's, can be loaded once the changeset is installed. What could
 // not be loaded before either is not blamed.
@@ -121,8 +125,11 @@ func (e *Env) programs(ctx context.Context, v viewFS, bound int) ([]string, erro
 func (e *Env) walk(ctx context.Context, v viewFS, bound int) ([]string, error) {
 	var out []string
 	seen := 0
-	var walk func(dir string) error
-	walk = func(dir string) error {
+	var walk func(dir string, depth int) error
+	walk = func(dir string, depth int) error {
+		if depth > maxDepth {
+			return nil
+		}
 		names, err := v.ReadDir(dir)
 		if err != nil {
 			return nil // a directory that cannot be read holds nothing that is loaded
@@ -147,7 +154,7 @@ func (e *Env) walk(ctx context.Context, v viewFS, bound int) ([]string, error) {
 				if recipes.Match(e.Recipe.State, p+"/x") {
 					continue
 				}
-				if err := walk(p); err != nil {
+				if err := walk(p, depth+1); err != nil {
 					return err
 				}
 			case unix.S_IFREG:
@@ -158,7 +165,7 @@ func (e *Env) walk(ctx context.Context, v viewFS, bound int) ([]string, error) {
 		}
 		return nil
 	}
-	return out, walk("/")
+	return out, walk("/", 0)
 }
 
 // mayLoad tells by name and mode whether to look into a file at all.

@@ -169,7 +169,7 @@ func (e *Env) findStage(path string) (*fileset.Stages, error) {
 
 // dropStage removes one stage, and the folder of stages when it is empty. A
 // missing one is no error. What is not jailup's own is left and told: there is
-// nothing of jailup's in it.
+// nothing of jailup's in it; so is what cannot be removed.
 func (e *Env) dropStage(path string) error {
 	s, err := e.findStage(path)
 	var foreign *fileset.ForeignError
@@ -184,7 +184,10 @@ func (e *Env) dropStage(path string) error {
 	}
 	defer s.Close()
 	if err := s.Remove(filepath.Base(path)); err != nil {
-		return err
+		// It is needed no more, and nothing waits for it: the next run tries again.
+		// Somebody may have mounted something in it, which is not to be emptied.
+		e.note(event.Warning, err.Error(), "see what is mounted in it: findmnt -R "+event.Clean(filepath.Dir(path), 300))
+		return nil
 	}
 	s.RemoveIfEmpty()
 	return nil

@@ -278,6 +278,12 @@ func TestHostileFilesNames(t *testing.T) {
 	f.well("odd names")
 	f.kept("odd names, plan", "plan", "nginx", "--jail", f.j.Dir)
 	f.kept("odd names, check", "check", "nginx", "--jail", f.j.Dir)
+}
+
+// A tree that is far deeper than a path may be long, or descriptors be open.
+func TestHostileFilesDeep(t *testing.T) {
+	t.Parallel()
+	f := newHostileJail(t, lab.NewTally(t, "hostile files"))
 	deep := filepath.Join(f.j.Dir, "srv/deep")
 	require.NoError(t, os.Mkdir(deep, 0o755))
 	fd, err := unix.Open(deep, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -291,7 +297,12 @@ func TestHostileFilesNames(t *testing.T) {
 	}
 	unix.Close(fd)
 	f.y.Cases(1)
-	f.well("10,000 levels")
+	if r := f.kept("10,000 levels", f.upgradeArgs()...); r.Exit != 0 {
+		f.y.WrongExit("10,000 levels: %s", r)
+	} else {
+		f.back()
+	}
+	f.y.Point("new")
 	for _, args := range [][]string{{"plan", "nginx"}, {"check", "nginx"}, {"snapshot", "create"}, {"status"}} {
 		if r := f.kept("10,000 levels, "+args[0], append(args, "--jail", f.j.Dir)...); r.Exit != 0 {
 			t.Errorf("10,000 levels, %s: %s", args[0], r)
