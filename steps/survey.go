@@ -50,6 +50,9 @@ func (e *Env) survey() error {
 			return e.inPlace(p, fmt.Sprintf("has %d bytes", info.Size))
 		}
 	}
+	if err := e.noexec(); err != nil {
+		return err
+	}
 	if err := e.liars(); err != nil || !e.Options.Rehearse {
 		return err
 	}
@@ -68,6 +71,30 @@ func (e *Env) survey() error {
 			if info, err := e.Root.Stat(p); err == nil && info.Mode&unix.S_IFMT == unix.S_IFIFO {
 				return fail(nil, "write the log to a file; if something reads from it while "+u.name()+" starts: --rehearse=false",
 					"cannot work on %s of jail %s: its log %s is a FIFO, on which a start waits until somebody reads", u.name(), e.Root.Path(), event.Clean(p, 300))
+			}
+		}
+	}
+	return nil
+}
+
+// noexec refuses servers on a mount from which nothing may be executed (mount(8)):
+// they run, perhaps since before it was made so, and would not start again.
+func (e *Env) noexec() error {
+	for _, u := range e.servers() {
+		if u.facts.Outside != nil {
+			continue
+		}
+		for _, exe := range u.recipe[before].Executables {
+			f, err := e.Root.OpenFile(exe)
+			if err != nil {
+				continue
+			}
+			var st unix.Statfs_t
+			err = unix.Fstatfs(int(f.Fd()), &st)
+			f.Close()
+			if err == nil && st.Flags&unix.ST_NOEXEC != 0 {
+				return fail(nil, "mount -o remount,exec what it lies on: findmnt -T "+e.Root.Path(),
+					"cannot work on %s of jail %s: %s lies on a mount from which nothing may be executed (noexec)", u.name(), e.Root.Path(), exe)
 			}
 		}
 	}
