@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"bufio"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -448,4 +449,58 @@ func TestHostileFilesNoexec(t *testing.T) {
 	}
 	require.Empty(t, lab.DiffTrees(was, stateless(t, f.j.Dir)))
 	f.y.Point("refused")
+}
+
+// An administrator, or somebody else, edits what is about to be replaced after the
+// changes were computed: nothing is stopped, his edit stays.
+func TestHostileFilesEditedMeanwhile(t *testing.T) {
+	t.Parallel()
+	f := newHostileJail(t, lab.NewTally(t, "hostile files"))
+	for _, glob := range []string{"lib/*-linux-gnu/libc.so.6", "usr/sbin/nginx"} {
+		found, err := filepath.Glob(filepath.Join(f.j.Dir, glob))
+		require.NoError(t, err)
+		require.Len(t, found, 1)
+		at := found[0]
+		rel, err := filepath.Rel(f.j.Dir, at)
+		require.NoError(t, err)
+		f.y.Cases(1)
+		f.y.Of(1)
+		master := f.j.MasterPID()
+		cmd := f.h.command(f.upgradeArgs()...)
+		out, err := cmd.StdoutPipe()
+		require.NoError(t, err)
+		require.NoError(t, cmd.Start())
+		var was map[string]string
+		var said strings.Builder
+		lines := bufio.NewScanner(out)
+		lines.Buffer(nil, 1<<20)
+		for lines.Scan() {
+			said.WriteString(lines.Text() + "\n")
+			if was == nil && strings.Contains(lines.Text(), `"kind":"step.start","step":"rehearse"`) {
+				require.NoError(t, cmd.Process.Signal(unix.SIGSTOP))
+				// Another file in its place: what runs keeps the one that it has.
+				data, err := os.ReadFile(at)
+				require.NoError(t, err)
+				require.NoError(t, os.WriteFile(at+".edit", append(data, "edited"...), 0o755))
+				require.NoError(t, os.Rename(at, filepath.Join(f.aside, "edited")))
+				require.NoError(t, os.Rename(at+".edit", at))
+				was = stateless(t, f.j.Dir)
+				require.NoError(t, cmd.Process.Signal(unix.SIGCONT))
+			}
+		}
+		_ = cmd.Wait()
+		require.NotNil(t, was, "the step was not seen: %s", said.String())
+		if exit := cmd.ProcessState.ExitCode(); exit != 7 || !strings.Contains(said.String(), "/"+rel) {
+			f.y.WrongExit("%s was edited: exit status %d: %s", rel, exit, said.String())
+		}
+		if pid := f.j.MasterPID(); pid != master && rel != "usr/sbin/nginx" {
+			f.y.WrongExit("%s was edited, and the server is another: %d, not %d", rel, pid, master)
+		}
+		if diff := lab.DiffTrees(was, stateless(t, f.j.Dir)); len(diff) > 0 {
+			f.y.Mixed("%s was edited, and the jail is another: %s", rel, strings.Join(diff, "\n"))
+		}
+		f.y.Point("refused")
+		require.NoError(t, os.Rename(filepath.Join(f.aside, "edited"), at))
+		f.reset()
+	}
 }
