@@ -181,11 +181,17 @@ func (s *choose) oldManifest(reverted string) error {
 // Undo removes the stage if it was made for this run.
 func (s *choose) Undo(_ context.Context, run *Run) error {
 	e := s.e
+	own := filepath.Base(run.Facts.Stage) == e.Run
+	if own {
+		if err := e.mustBeOld(&run.Facts); err != nil {
+			return err
+		}
+	}
 	if e.stage != nil {
 		e.stage.Close()
 		e.stage = nil
 	}
-	if filepath.Base(run.Facts.Stage) != e.Run {
+	if !own {
 		return nil
 	}
 	return e.dropStage(run.Facts.Stage)

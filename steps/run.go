@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/jailup/jailup/internal/event"
@@ -201,14 +204,113 @@ func stuckUndo(e *Env, f Facts, res pipeline.Result) error {
 func Interrupted(stateDir string) (rec journal.Record, ok bool, err error) {
 	j, err := journal.OpenReadOnly(stateDir)
 	if errors.Is(err, os.ErrNotExist) {
-		return rec, false, nil
+		return rec, false, lostJournal(stateDir)
 	}
 	if err != nil {
 		return rec, false, err
 	}
 	defer j.Close()
 	rec, err = j.Load()
+	if err == nil && rec.Phase == "" {
+		err = lostJournal(stateDir)
+	}
 	return rec, err == nil && rec.Open(), err
+}
+
+// lostJournal is an error where no record is there and must have been: the last
+// run of the jail has computed what it changes, and nobody has noted its end.
+func lostJournal(stateDir string) error {
+	runs, err := runNames(stateDir)
+	if err != nil || len(runs) == 0 {
+		return err
+	}
+	last := runs[len(runs)-1]
+	if retired, err := os.ReadFile(filepath.Join(stateDir, retiredFile)); err == nil && last <= strings.TrimSpace(string(retired)) {
+		return nil
+	}
+	dir := filepath.Join(stateDir, "runs", last)
+	if _, err := os.Stat(filepath.Join(dir, "changeset.json")); err != nil {
+		return nil
+	}
+	f, err := os.Open(filepath.Join(dir, "events.jsonl"))
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	changes, ended := false, false
+	err = event.Read(f, func(e event.Event) bool {
+		changes = changes || e.Start != nil && (e.Start.Verb == "upgrade" || e.Start.Verb == "rollback")
+		ended = ended || e.Kind == event.KindRunDone
+		return true
+	})
+	if err != nil || ended || !changes {
+		return nil
+	}
+	return fmt.Errorf("cannot tell how run %s ended: its journal is gone: %w", last, journal.ErrDamaged)
+}
+
+// retiredFile names the last run of a jail that is no more.
+const retiredFile = "retired"
+
+// doubted is rec where the record after it is lost. What that may have begun is
+// undone as well: an undo accepts a step that never began.
+func (e *Env) doubted(plan Plan, rec journal.Record) (journal.Record, error) {
+	if rec.Phase != journal.Forward || rec.Next < 0 || rec.Next >= plan.Commit {
+		return rec, nil
+	}
+	if rec.Next+1 == plan.Commit {
+		// The lost one may be the commit. What comes after it tells.
+		last, err := LoadLast(e.StateDir)
+		if err != nil {
+			return rec, err
+		}
+		if rec.Plan == "upgrade" && last != nil && last.Run == rec.Run || rec.Plan == "rollback" && last == nil {
+			rec.Phase, rec.Next, rec.Step = journal.Committed, plan.Commit, "commit"
+		}
+		return rec, nil
+	}
+	rec.Next++
+	rec.Step = plan.Steps[rec.Next].Name()
+	f, err := FactsOf(rec)
+	if err != nil {
+		return rec, err
+	}
+	stopped := slices.IndexFunc(plan.Steps, func(s Step) bool { return s.Name() == "stop" })
+	if rec.Next >= stopped {
+		f.Signalled = true // with the lost record it may have been
+		if rec.Facts, err = json.Marshal(f); err != nil {
+			return rec, err
+		}
+	}
+	rec.Cause = "the run was cut off in step " + plan.Steps[rec.Next-1].Name() + " or after it"
+	return rec, nil
+}
+
+// contradiction is an error where the tree is not what the record says: of a run
+// that is committed nothing may be old.
+func (e *Env) contradiction(rec journal.Record) error {
+	f, err := FactsOf(rec)
+	if err != nil || rec.Phase != journal.Committed {
+		return err
+	}
+	v, err := e.State(&f)
+	if err != nil && rec.Plan == "upgrade" { // its stage stays, for the rollback
+		return fmt.Errorf("cannot finish run %s: its journal says that it is committed, and the jail cannot be compared: %w", rec.Run, err)
+	}
+	if err == nil && !v.AllNew() {
+		return fmt.Errorf("cannot finish run %s: its journal says that it is committed, and %d of its paths are old, %d new", rec.Run, v.Old, v.New)
+	}
+	return nil
+}
+
+// mustBeOld keeps a stage from being removed as long as it holds files that the
+// jail should have back.
+func (e *Env) mustBeOld(f *Facts) error {
+	v, err := e.State(f)
+	if err != nil || v.AllOld() {
+		return nil // without a changeset, or a stage, nothing was exchanged
+	}
+	return fmt.Errorf("cannot remove the stage: %d paths of the jail are new, and their old files lie there", v.New)
 }
 
 // Recover ends what an interrupted run of the jail began: back before its commit,
@@ -241,6 +343,15 @@ func Recover(ctx context.Context, e *Env) Outcome {
 		plan = Rollback(e)
 	default:
 		return Outcome{Result: event.Stuck, Err: stuck(e, fmt.Errorf("cannot recover run %s: its plan %q is not known", rec.Run, rec.Plan))}
+	}
+	if rec.Doubt {
+		e.note(event.Warning, "the journal is damaged in its last record or the one before; what both began is ended", "")
+		if rec, err = e.doubted(plan, rec); err != nil {
+			return Outcome{Result: event.Stuck, Err: stuck(e, err)}
+		}
+	}
+	if err := e.contradiction(rec); err != nil {
+		return Outcome{Result: event.Stuck, Err: stuck(e, err)}
 	}
 	run, res := pipeline.Recover(ctx, plan, rec, j, &story{s: e.Events})
 	if res.Outcome == pipeline.Committed {
@@ -276,6 +387,12 @@ func Retire(stateDir string) error {
 		return err
 	}
 	defer d.Close()
+	// What those runs began is nothing to the next jail.
+	if runs, err := runNames(stateDir); err == nil && len(runs) > 0 {
+		if err := sys.WriteFileAt(int(d.Fd()), retiredFile, []byte(runs[len(runs)-1]+"\n"), 0o600); err != nil {
+			return err
+		}
+	}
 	for _, name := range []string{"journal", "last.json"} {
 		if err := sys.RemoveTree(int(d.Fd()), name); err != nil {
 			return err

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/jailup/jailup/backup"
 	"github.com/jailup/jailup/internal/changeset"
@@ -108,17 +109,34 @@ type install struct{ e *Env }
 func (s *install) Name() string { return "install" }
 
 func (s *install) Do(ctx context.Context, run *Run) error {
-	w, err := s.e.worker(&run.Facts)
+	e := s.e
+	w, err := e.worker(&run.Facts)
 	if err != nil {
 		return err
 	}
 	defer w.Close()
+	w.Taken = func() error { return e.stopAgain(ctx, run.Facts.Grace) }
 	return w.Install(ctx)
+}
+
+// stopAgain ends what somebody else (a service manager that restarts, a watchdog in
+// cron) started of the servers since they were stopped. It would go on with the old
+// files in memory, be taken for the new server, or hold its port.
+func (e *Env) stopAgain(ctx context.Context, grace time.Duration) error {
+	again := func(u *unit) bool {
+		server, err := u.find(ctx, before)
+		if err == nil && server.Running() {
+			e.note(event.Warning, u.name()+" was started by somebody else while it was to be down; it is stopped again", "")
+			return true
+		}
+		return false
+	}
+	return e.stopAll(ctx, before, grace, again)
 }
 
 // Undo puts the old files back and proves it: every path is the old one then, or
 // one that someone else wrote meanwhile, which is kept.
-func (s *install) Undo(_ context.Context, run *Run) error {
+func (s *install) Undo(ctx context.Context, run *Run) error {
 	e := s.e
 	// What the new configuration said counts no more.
 	e.forget()
@@ -138,6 +156,9 @@ func (s *install) Undo(_ context.Context, run *Run) error {
 		return fmt.Errorf("cannot put the old files back: %w", err)
 	}
 	defer w.Close()
+	if run.Facts.Signalled {
+		w.Taken = func() error { return e.stopAgain(ctx, min(run.Facts.Grace, 5*time.Second)) }
+	}
 	kept, err := w.Undo()
 	if err != nil {
 		return err

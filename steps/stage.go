@@ -249,6 +249,11 @@ func (e *Env) keepStage() error {
 }
 
 func (s *stage) Undo(_ context.Context, run *Run) error {
+	if run.Facts.Stage != "" && !run.Facts.KeepStage {
+		if err := s.e.mustBeOld(&run.Facts); err != nil {
+			return err
+		}
+	}
 	if s.e.stage != nil {
 		s.e.stage.Close()
 		s.e.stage = nil

@@ -29,7 +29,7 @@ func (s *session) recoverFirst(ctx context.Context) error {
 func (s *session) recoverNow(ctx context.Context) (steps.Outcome, error) {
 	rec, open, err := steps.Interrupted(s.stateDir())
 	if err != nil {
-		return steps.Outcome{Result: event.Stuck}, &steps.Error{Kind: steps.ErrStuck, Err: err, Hint: "look at " + s.stateDir()}
+		return steps.Outcome{Result: event.Stuck}, &steps.Error{Kind: steps.ErrStuck, Err: err, Hint: s.journalHint(err)}
 	}
 	out := steps.Outcome{Result: event.Recovered}
 	if open {
@@ -44,6 +44,15 @@ func (s *session) recoverNow(ctx context.Context) (steps.Outcome, error) {
 		}
 	}
 	return out, nil
+}
+
+// journalHint says what to do where the journal does not tell.
+func (s *session) journalHint(err error) string {
+	jail := event.Clean(s.root.Path(), 200)
+	if errors.Is(err, journal.ErrNewer) {
+		return "let the newer jailup end it: jailup recover --jail " + jail
+	}
+	return "nothing is touched; state: " + s.stateDir() + ", a whole tree to go back to: jailup snapshot list --jail " + jail
 }
 
 // recoverRun ends one run. What it tells is added to the run's own record.

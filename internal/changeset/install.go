@@ -44,6 +44,32 @@ type Worker struct {
 	// Unsynced leaves it to the caller to make all that was installed durable at
 	// once: of a jail that has no name yet.
 	Unsynced bool
+	// Taken is called, once in an Install and once in an Undo, when the executables
+	// are out of the jail and nothing else has changed: whatever somebody started
+	// from them meanwhile can be ended now, and does not come again. Nil is nothing.
+	Taken func() error
+}
+
+// executables tells where in the operations those end that take the executables
+// out, and where those begin that put them in.
+func (s *Set) executables() (out, in int) {
+	taken := map[string]bool{}
+	for out < len(s.Ops) && s.Ops[out].Kind == Remove {
+		taken[s.Ops[out].Path] = true
+		out++
+	}
+	in = len(s.Ops)
+	for in > out && taken[s.Ops[in-1].Path] {
+		in--
+	}
+	return out, in
+}
+
+func (w *Worker) taken() error {
+	if w.Taken == nil {
+		return nil
+	}
+	return w.Taken()
 }
 
 // NewWorker checks that jail and stage lie on one file system. stage is the open
@@ -183,10 +209,16 @@ func isDir(dir int, name string) (bool, error) {
 // crash; what is done already is passed over. The first operation that meets
 // something foreign ends it with a *ForeignError: undo then.
 func (w *Worker) Install(ctx context.Context) error {
+	out, _ := w.set.executables()
 	for i := range w.set.Ops {
 		op := &w.set.Ops[i]
 		if err := ctx.Err(); err != nil {
 			return err
+		}
+		if i == out {
+			if err := w.taken(); err != nil {
+				return err
+			}
 		}
 		pos, err := w.where(op)
 		if err == nil && pos == atOld {
@@ -206,8 +238,14 @@ func (w *Worker) Install(ctx context.Context) error {
 // are kept and returned by name, and so is what lay in a directory that somebody
 // took away: it stays in the stage. It needs no free space and may be called again.
 func (w *Worker) Undo() (kept []string, err error) {
+	_, in := w.set.executables()
 	for i := len(w.set.Ops) - 1; i >= 0; i-- {
 		op := &w.set.Ops[i]
+		if i == in-1 {
+			if err := w.taken(); err != nil {
+				return kept, err
+			}
+		}
 		pos, err := w.where(op)
 		if err == nil && pos == atNew {
 			if err = w.backward(op); noDir(err) {

@@ -101,9 +101,7 @@ func (h Hold) Arm() error {
 		}
 		dir := filepath.Join(h.Etc, unit+".d")
 		text := "# Written by jailup while it changes " + oneLine(h.Jail) + ", and taken away when that is done.\n"
-		if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
-			text += madeFolder
-		} else if old, err := os.ReadFile(filepath.Join(dir, h.dropIn())); err == nil && strings.Contains(string(old), madeFolder) {
+		if ours(dir) {
 			text += madeFolder
 		}
 		text += "[Unit]\nWants=" + after + "\nAfter=" + after + "\nConditionPathExists=!" + percent(flight) + "\n"
@@ -115,6 +113,21 @@ func (h Hold) Arm() error {
 		}
 	}
 	return nil
+}
+
+// ours tells whether a folder of drop-ins is not there, or was made for a guard:
+// of this jail, or of another one whose server is in the same unit.
+func ours(dir string) bool {
+	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+		return true
+	}
+	files, _ := filepath.Glob(filepath.Join(dir, "jailup-*.conf"))
+	for _, f := range files {
+		if text, err := os.ReadFile(f); err == nil && strings.Contains(string(text), madeFolder) {
+			return true
+		}
+	}
+	return false
 }
 
 // armBoot makes the unit that recovers this one jail at boot.

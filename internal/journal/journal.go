@@ -52,6 +52,10 @@ type Record struct {
 	Cause    string          `json:"cause,omitempty"` // why the run goes back
 	Attempts int             `json:"attempts,omitempty"`
 	Time     time.Time       `json:"time"`
+	// Doubt says that the other slot cannot be read: the record after this one may
+	// have been in it, be it that its writing was cut off, or that it was whole and
+	// is spoilt. Set by Load.
+	Doubt bool `json:"-"`
 }
 
 // Open tells whether somebody has to end what the record began.
@@ -122,10 +126,11 @@ func (j *Journal) Load() (Record, error) {
 	}
 	var best Record
 	var bestSeq uint64
-	found := false
+	found, spoilt := false, [slots]bool{}
 	for s := range slots {
-		seq, payload, ok := decode(buf[s*slotSize : (s+1)*slotSize])
-		if !ok || found && seq <= bestSeq {
+		slot := buf[s*slotSize : (s+1)*slotSize]
+		seq, payload, ok := decode(slot)
+		if spoilt[s] = !ok; !ok || found && seq <= bestSeq {
 			continue
 		}
 		rec, err := parse(payload)
@@ -134,8 +139,16 @@ func (j *Journal) Load() (Record, error) {
 		}
 		best, bestSeq, found = rec, seq, true
 	}
-	if !found && (n < len(buf) || len(bytes.Trim(buf, "\x00")) > 0) {
+	blank := func(slot int) bool { return len(bytes.Trim(buf[slot*slotSize:(slot+1)*slotSize], "\x00")) == 0 }
+	switch {
+	case !found && (n < len(buf) || !blank(0)):
 		return Record{}, ErrDamaged
+	case found:
+		// Before the second record the other slot was never written. Where there is
+		// none at all, and only the place of the first one was, that was cut off while
+		// it was written, and nothing had begun.
+		other := 1 - int(bestSeq%slots)
+		best.Doubt = spoilt[other] && !(bestSeq == 1 && n == len(buf) && blank(other))
 	}
 	j.loaded = true
 	j.seq = bestSeq
