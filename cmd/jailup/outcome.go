@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/jailup/jailup/internal/event"
 	"github.com/jailup/jailup/internal/guard"
@@ -29,7 +30,8 @@ func (s *session) recoverFirst(ctx context.Context) error {
 func (s *session) recoverNow(ctx context.Context) (steps.Outcome, error) {
 	rec, open, err := steps.Interrupted(s.stateDir())
 	if err != nil {
-		return steps.Outcome{Result: event.Stuck}, &steps.Error{Kind: steps.ErrStuck, Err: err, Hint: s.journalHint(err)}
+		return steps.Outcome{Result: event.Stuck}, &steps.Error{Kind: steps.ErrStuck,
+			Err: fmt.Errorf("cannot tell where jail %s stands: %w", event.Clean(s.root.Path(), 200), err), Hint: s.journalHint(err)}
 	}
 	out := steps.Outcome{Result: event.Recovered}
 	if open {

@@ -44,7 +44,7 @@ func TestFaultSpoiltJournal(t *testing.T) {
 	f.h.must(0, "recovered", "recover", "--jail", f.j.Dir)
 	committed := cutOff("1@do record")
 	f.h.must(0, "recovered", "recover", "--jail", f.j.Dir)
-	f.whole("committed")
+	f.whole(y, "committed")
 	const slot = 64 << 10
 	newest := func(data []byte) int { // the slot of the newest record
 		if binary.LittleEndian.Uint64(data[8:]) > binary.LittleEndian.Uint64(data[slot+8:]) {
