@@ -119,8 +119,8 @@ func TestFaultSpoiltJournal(t *testing.T) {
 		if i >= 6 && !lab.Sampled(t, i) {
 			continue
 		}
-		for _, at := range []string{"9@do install", "1@stopped", "2@do stop"} {
-			if at != "9@do install" && (i < 6 || i%3 != 0) {
+		for _, at := range []string{"4@do install", "1@stopped", "2@do stop"} {
+			if at != "4@do install" && (i < 6 || i%3 != 0) {
 				continue
 			}
 			good := cutOff(at)
@@ -163,7 +163,7 @@ func TestFaultRecoverAll(t *testing.T) {
 	h := runs[0].h
 	before := map[string]bool{}
 	for _, f := range runs {
-		require.True(t, f.upgrade("kill:9@do install", "JAILUP_FAULT_GUARD=off"))
+		require.True(t, f.upgrade("kill:4@do install", "JAILUP_FAULT_GUARD=off"))
 		all, err := filepath.Glob(filepath.Join(h.dir, "state", "*", "journal"))
 		require.NoError(t, err)
 		for _, j := range all {

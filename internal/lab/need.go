@@ -162,6 +162,10 @@ func packageOf(program string) string {
 		return "iproute2"
 	case "mmdebstrap":
 		return "mmdebstrap"
+	case "qemu-system-x86_64":
+		return "qemu-system-x86"
+	case "busybox":
+		return "busybox-static"
 	case "systemd-nspawn":
 		return "systemd-container"
 	case "newuidmap":
