@@ -363,3 +363,27 @@ func TestMatchAgainstAll(t *testing.T) {
 		}
 	}
 }
+
+// A folder of recipes that others may add to, and a recipe of somebody else, are
+// not what root goes by.
+func TestRecipesOfOthers(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: anybody else has only themselves to trust")
+	}
+	dir := t.TempDir()
+	p := filepath.Join(dir, "mine.yaml")
+	require.NoError(t, os.WriteFile(p, []byte(good), 0o644))
+	require.NoError(t, os.Chmod(dir, 0o755))
+	_, err := Load(dir)
+	require.NoError(t, err)
+	require.NoError(t, os.Chmod(dir, 0o777))
+	_, err = Load(dir)
+	require.ErrorContains(t, err, "others may write to it")
+	require.NoError(t, os.Chmod(dir, 0o755))
+	require.NoError(t, os.Chown(p, 1234, -1))
+	_, err = Load(dir)
+	require.ErrorContains(t, err, "belongs to user 1234")
+	_, err = Load(filepath.Join(dir, "none"))
+	require.NoError(t, err)
+}

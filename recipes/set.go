@@ -1,10 +1,14 @@
 package recipes
 
 import (
+	"errors"
+	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"sort"
+	"syscall"
 )
 
 // Set is a list of recipes.
@@ -32,11 +36,17 @@ func Load(dir string) (*Set, error) {
 	if dir == "" {
 		return s, nil
 	}
+	if err := trust(dir, "folder of recipes"); err != nil {
+		return nil, err
+	}
 	files, err := filepath.Glob(filepath.Join(dir, "*.yaml"))
 	if err != nil {
 		return nil, err
 	}
 	for _, f := range files {
+		if err := trust(f, "recipe"); err != nil {
+			return nil, err
+		}
 		r, err := ReadFile(f)
 		if err != nil {
 			return nil, err
@@ -44,6 +54,25 @@ func Load(dir string) (*Set, error) {
 		s.put(r)
 	}
 	return s, nil
+}
+
+// trust refuses, for root, what others could have written or may add to: a recipe
+// says what is run as root. What is not there is nobody's.
+func trust(path, what string) error {
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) || os.Geteuid() != 0 {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot read %s: %w", what, err)
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Uid != 0 {
+		return fmt.Errorf("cannot read %s %s: it belongs to user %d, not to root", what, path, st.Uid)
+	}
+	if info.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("cannot read %s %s: others may write to it", what, path)
+	}
+	return nil
 }
 
 func (s *Set) put(r *Recipe) {

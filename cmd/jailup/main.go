@@ -24,7 +24,9 @@ func main() {
 		os.Exit(exitFailed)
 	}
 	// An upgrade piped into head must not die half-way.
-	signal.Ignore(unix.SIGPIPE)
+	// Nor may one that writes more than a limit of its caller lets it: that is an
+	// error of the write (EFBIG), and not an end.
+	signal.Ignore(unix.SIGPIPE, unix.SIGXFSZ)
 	// An index of 60,000 packages is read and dropped: collect it in time.
 	debug.SetMemoryLimit(100 << 20)
 	ctx, stop := interruptible(context.Background())
