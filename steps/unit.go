@@ -24,6 +24,8 @@ type ServerFacts struct {
 	Running bool     `json:"running,omitempty"` // before the run
 	Argv    []string `json:"argv,omitempty"`    // how it was started then
 	Env     []string `json:"env,omitempty"`     // with which variables
+	// Like are the limits and the priority that it had.
+	Like *service.Surroundings `json:"like,omitempty"`
 	// Next is how the new one is started, where that is not Argv.
 	Next []string `json:"next,omitempty"`
 	// Affected: nothing of it changes but libraries; it is only restarted.
@@ -177,7 +179,7 @@ func (u *unit) start(ctx context.Context, s side) error {
 	if server, err := c.Find(ctx); err == nil && !server.Running() {
 		u.dropPIDFile()
 	}
-	_, err := c.Start(ctx, service.StartOptions{Argv: u.argv(s), Env: u.environment()})
+	_, err := c.Start(ctx, service.StartOptions{Argv: u.argv(s), Env: u.environment(), Like: u.facts.Like})
 	if err != nil && u.startedElsewhere(ctx, c, err) {
 		u.e.note(event.Warning, u.name()+" was started by somebody else at the same moment; that one is taken", "")
 		return nil
@@ -210,6 +212,8 @@ func (u *unit) learn(ctx context.Context) (service.Server, error) {
 	u.facts.Argv = service.ArgvOf(*server.Master, u.spec(before))
 	u.control = [2]service.Controller{u.controller(before)} // it has chosen; the other one is made anew
 	u.keepEnvironment(*server.Master)
+	// Who may not read them starts it with its own.
+	u.facts.Like, _ = service.SurroundingsOf(*server.Master)
 	return server, nil
 }
 

@@ -103,7 +103,7 @@ func confine(proc *os.File) error {
 			return fmt.Errorf("cannot drop capabilities: %w", err)
 		}
 	}
-	if err := dropInheritable(); err != nil {
+	if err := DropInheritable(); err != nil {
 		return fmt.Errorf("cannot drop capabilities: %w", err)
 	}
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
@@ -123,11 +123,11 @@ func write(proc *os.File, file string, n int) error {
 	return err
 }
 
-// dropInheritable empties the inheritable set of this thread, and with it the
-// ambient one. A root's execve adds it to what the bounding set allows
+// DropInheritable empties the inheritable set of this thread, which must be
+// locked, and with it the ambient one. A root's execve adds it to what the bounding set allows
 // (capabilities(7)): with it the program would have all that whoever started us
 // let us inherit.
-func dropInheritable() error {
+func DropInheritable() error {
 	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
 	if err := unix.Capget(&head, &data[0]); err != nil {

@@ -25,10 +25,13 @@ import (
 //	              piece of memory of fixed size (below)
 //	environment   made anew
 //	signals       none ignored, none blocked
+//	capabilities  none that it would inherit beside what a root's execve gives it
 //	terminal      a session of its own
 //	umask         022
-//	limits        ours (the Go runtime gives back the soft limit of open files that
-//	              it raised for itself)
+//	limits        those of the server as it ran before, its place in the queue for a
+//	              processor and its score for want of memory as well; without such
+//	              a server, ours (the Go runtime gives back the soft limit of open
+//	              files that it raised for itself)
 
 // cleanEnv is the environment of a started server. It is not that of the
 // administrator who happens to run the upgrade, nor that of cron.
@@ -40,35 +43,58 @@ func cleanEnv(more []string) []string {
 }
 
 // spawn starts argv in the jail, or on the host if root is negative. The caller
-// waits for it.
-func spawn(root int, argv, env []string, out *os.File) (*exec.Cmd, error) {
+// waits for it. What could not be made as in like, if that is not nil, is odd.
+func spawn(root int, argv, env []string, out *os.File, like *Surroundings) (cmd *exec.Cmd, odd, err error) {
 	if err := jail.CloseInherited(); err != nil {
-		return nil, fmt.Errorf("cannot keep descriptors back: %w", err)
+		return nil, nil, fmt.Errorf("cannot keep descriptors back: %w", err)
 	}
 	if err := catchIgnored(); err != nil {
-		return nil, fmt.Errorf("cannot read the ignored signals: %w", err)
+		return nil, nil, fmt.Errorf("cannot read the ignored signals: %w", err)
 	}
-	cmd := &exec.Cmd{
-		Path:        argv[0],
-		Args:        argv,
-		Env:         cleanEnv(env),
-		Dir:         "/",
-		Stdout:      out,
-		Stderr:      out,
-		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
+	command := func() *exec.Cmd {
+		cmd := &exec.Cmd{
+			Path:        argv[0],
+			Args:        argv,
+			Env:         cleanEnv(env),
+			Dir:         "/",
+			Stdout:      out,
+			Stderr:      out,
+			SysProcAttr: &syscall.SysProcAttr{Setsid: true},
+		}
+		if root >= 0 {
+			// In the child, /proc/self is the child, which still has the descriptor.
+			cmd.SysProcAttr.Chroot = "/proc/self/fd/" + strconv.Itoa(root)
+		}
+		return cmd
 	}
-	if root >= 0 {
-		// In the child, /proc/self is the child, which still has the descriptor.
-		cmd.SysProcAttr.Chroot = "/proc/self/fd/" + strconv.Itoa(root)
+	if like != nil && like.inherited() {
+		like = nil
 	}
 	started := make(chan error)
 	go func() {
 		// A child inherits umask and signal mask of the thread that forks it. This
 		// thread gets its own, and is never unlocked: it ends with the goroutine.
 		runtime.LockOSThread()
-		started <- startHere(cmd)
+		cmd = command()
+		if like == nil {
+			started <- startHere(cmd)
+			return
+		}
+		cmd.SysProcAttr.Ptrace = true // it stops before its program begins
+		err := startHere(cmd)
+		switch {
+		case err == nil:
+			odd = like.settled(cmd.Process.Pid)
+		case errors.Is(err, unix.EPERM): // nothing may be traced here
+			cmd = command()
+			if err = startHere(cmd); err == nil {
+				odd = like.give(cmd.Process.Pid)
+			}
+		}
+		started <- err
 	}()
-	return cmd, <-started
+	err = <-started
+	return cmd, odd, err
 }
 
 func startHere(cmd *exec.Cmd) error {
@@ -79,6 +105,9 @@ func startHere(cmd *exec.Cmd) error {
 	var none unix.Sigset_t
 	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &none, nil); err != nil {
 		return fmt.Errorf("cannot unblock signals: %w", err)
+	}
+	if err := jail.DropInheritable(); err != nil {
+		return fmt.Errorf("cannot keep capabilities back: %w", err)
 	}
 	return cmd.Start()
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -319,4 +320,19 @@ func TestWhatAStartLeavesAsAnotherProgram(t *testing.T) {
 	_, err = c.Stop(ctxOf(t), StopOptions{Grace: 300 * time.Millisecond, Harder: 300 * time.Millisecond})
 	require.NoError(t, err)
 	require.Equal(t, 1, inJail(), "the bystander alone")
+}
+
+// Somebody else was faster: our own start fails, and the server runs.
+func TestStartIsOvertaken(t *testing.T) {
+	// Not parallel: the start of another test would adopt what is to be init's.
+	dir := actorJail(t)
+	c := NewProcess(openJail(t, dir), actorSpec("late"), logTo(t))
+	// A child of init, as what cron starts is none of ours.
+	require.NoError(t, exec.Command("setsid", "--fork", "sh", "-c", `sleep 0.5; exec chroot "$1" /usr/sbin/actor serve`, "sh", dir).Run())
+	s, err := c.Start(ctxOf(t), StartOptions{})
+	require.NoError(t, err)
+	require.Contains(t, s.Master.Cmdline, "serve")
+	_, err = c.Stop(ctxOf(t), StopOptions{})
+	require.NoError(t, err)
+	require.False(t, alive(s.Master.PID))
 }

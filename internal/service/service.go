@@ -153,6 +153,9 @@ type StartOptions struct {
 	// LANG; one of the same name takes its place. They should come from Environ of
 	// the server as it ran before, through KeepEnviron, or from the configuration.
 	Env []string
+	// Like are the limits and the priority that it is to have; nil for our own. They
+	// should come from SurroundingsOf of the server as it ran before.
+	Like *Surroundings
 	// Settle is how long a start command that neither ends nor has children is
 	// watched until it counts as the server itself; 0 is 10 s.
 	Settle time.Duration

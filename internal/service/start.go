@@ -84,7 +84,10 @@ func (c *ProcessController) Start(ctx context.Context, o StartOptions) (Server, 
 	if c.outside {
 		root = -1
 	}
-	cmd, err := spawn(root, argv, o.Env, out)
+	cmd, odd, err := spawn(root, argv, o.Env, out, o.Like)
+	if odd != nil {
+		c.logf("it does not get all limits of before: %v", odd)
+	}
 	if err != nil {
 		return Server{}, &StartError{Name: spec.Name, Argv: argv, Status: execReason(err, c.exists(argv[0])), cause: err}
 	}
@@ -242,6 +245,9 @@ func (w *watch) judge(ctx context.Context, settle time.Duration) (Server, error)
 	e := &StartError{Name: w.spec.Name, Argv: w.argv, Status: w.cmd.ProcessState.String()}
 	if w.err != nil {
 		e.Output = lastLines(w.c.output)
+		if s, ok := w.overtaken(ctx); ok {
+			return s, nil
+		}
 		w.endOrphans(ctx, e)
 		e.Left = append(e.Left, w.left()...)
 		return Server{}, e
@@ -360,6 +366,30 @@ func (w *watch) end(ctx context.Context, e *StartError) {
 		e.Left = slices.Clone(report.Left)
 		e.Status += ", and cannot be ended: " + clean(err.Error(), 200)
 	}
+}
+
+// overtaken looks for a server that somebody else has started meanwhile (a
+// watchdog, cron): then our own found the port taken, and the server runs all the
+// same. What came of our own start is our descendant.
+func (w *watch) overtaken(ctx context.Context) (Server, bool) {
+	s, _, err := w.c.find(ctx, w.spec)
+	if err != nil || s.Master == nil || w.before[key{s.Master.PID, s.Master.StartTicks}] {
+		return Server{}, false
+	}
+	t, _, err := w.c.see()
+	if err != nil {
+		return Server{}, false
+	}
+	for p := t.byPID[s.Master.PID]; p != nil; p = t.byPID[p.PPID] {
+		if p.PPID == os.Getpid() {
+			return Server{}, false
+		}
+		if p.PID == p.PPID || p.PPID <= 1 {
+			break
+		}
+	}
+	w.c.logf("somebody else has started %s: process %d", w.spec.Name, s.Master.PID)
+	return s, true
 }
 
 // orphan tells whether a process was left to us by this start and is nothing that

@@ -35,6 +35,9 @@ func main() {
 		fmt.Fprintln(os.Stderr, strings.Join(args[2:], " "))
 		status, _ := strconv.Atoi(args[1])
 		os.Exit(status)
+	case "late": // what finds the port taken in the end
+		time.Sleep(time.Second)
+		os.Exit(1)
 	case "flood":
 		line := strings.Repeat("\x1b[31mflood ", 1000) + "\n"
 		for {
