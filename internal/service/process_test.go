@@ -336,3 +336,32 @@ func TestStartIsOvertaken(t *testing.T) {
 	require.NoError(t, err)
 	require.False(t, alive(s.Master.PID))
 }
+
+// What was started after the stop, and before its program was taken out of the
+// jail, is not the server that is to run.
+func TestStartEndsOneOfTheProgramBefore(t *testing.T) {
+	t.Parallel()
+	dir := actorJail(t)
+	exe := filepath.Join(dir, "usr/sbin/actor")
+	stage := filepath.Join(filepath.Dir(dir), "staged")
+	data, err := os.ReadFile(exe)
+	require.NoError(t, err)
+	lab.WriteProgram(t, stage, data)
+	old := chrooted(t, dir, "/usr/sbin/actor", "serve")
+	c := NewProcess(openJail(t, dir), actorSpec("serve"), logTo(t), ExtraExes(func() []Inode {
+		var st unix.Stat_t
+		require.NoError(t, unix.Stat(stage, &st))
+		return []Inode{{Dev: uint64(st.Dev), Ino: st.Ino}}
+	}))
+	lab.Eventually(t, 10*time.Second, "it runs", func() bool { s, err := c.Find(ctxOf(t)); return err == nil && s.Master != nil })
+	s, err := c.Start(ctxOf(t), StartOptions{})
+	require.NoError(t, err)
+	require.Equal(t, old.Process.Pid, s.Master.PID, "nothing was exchanged yet")
+	require.NoError(t, unix.Renameat2(unix.AT_FDCWD, stage, unix.AT_FDCWD, exe, unix.RENAME_EXCHANGE))
+	s, err = c.Start(ctxOf(t), StartOptions{Settle: 500 * time.Millisecond})
+	require.NoError(t, err)
+	require.NotEqual(t, old.Process.Pid, s.Master.PID)
+	require.False(t, alive(old.Process.Pid))
+	_, err = c.Stop(ctxOf(t), StopOptions{})
+	require.NoError(t, err)
+}

@@ -54,6 +54,16 @@ func (c *ProcessController) Start(ctx context.Context, o StartOptions) (Server, 
 	if err != nil {
 		return Server{}, fmt.Errorf("cannot start %s: %w", spec.Name, err)
 	}
+	if s.Master != nil && c.exchanged(*s.Master) {
+		// Somebody started it after the stop and before its program was exchanged.
+		c.logf("process %d runs the program of before", s.Master.PID)
+		if _, err = c.Stop(ctx, StopOptions{}); err == nil {
+			s, _, err = c.find(ctx, spec)
+		}
+		if err != nil {
+			return Server{}, fmt.Errorf("cannot start %s: %w", spec.Name, err)
+		}
+	}
 	if s.Master != nil {
 		c.logf("%s runs already: process %d", spec.Name, s.Master.PID)
 		return s, c.wake(s)
@@ -102,6 +112,20 @@ func (c *ProcessController) Start(ctx context.Context, o StartOptions) (Server, 
 		w.keepOrphans()
 	}
 	return s, err
+}
+
+// exchanged tells whether a process runs a program that has been taken out of the
+// jail: one of the extra executables that is none of the server's own.
+func (c *ProcessController) exchanged(p Process) bool {
+	if c.extraExes == nil || c.outside || !slices.Contains(c.extraExes(), p.Exe) {
+		return false
+	}
+	for _, exe := range c.spec.Executables {
+		if info, err := c.root.Stat(exe); err == nil && p.Exe == (Inode{info.Dev, info.Ino}) {
+			return false
+		}
+	}
+	return true
 }
 
 // exists tells whether there is a program where the start command is run.

@@ -36,7 +36,7 @@ func main() {
 		status, _ := strconv.Atoi(args[1])
 		os.Exit(status)
 	case "late": // what finds the port taken in the end
-		time.Sleep(time.Second)
+		time.Sleep(4 * time.Second)
 		os.Exit(1)
 	case "flood":
 		line := strings.Repeat("\x1b[31mflood ", 1000) + "\n"
