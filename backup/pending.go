@@ -269,9 +269,11 @@ func (p *Pending) Drop(ctx context.Context) error {
 	if p.done {
 		return nil
 	}
-	// The lock is held until the files are gone.
+	// The lock is held until the files are gone. Where they cannot be removed it is
+	// given back all the same: else no Sweep of this process could try again.
 	err := sys.RemoveTree(p.store.at(), "."+p.id+partial)
 	if err != nil {
+		p.close()
 		return fmt.Errorf("cannot drop snapshot %s in %s: %w", p.id, p.store.dir, err)
 	}
 	p.close()

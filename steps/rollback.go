@@ -11,6 +11,7 @@ import (
 	"github.com/jailup/jailup/checks"
 	"github.com/jailup/jailup/internal/changeset"
 	"github.com/jailup/jailup/internal/manifest"
+	"github.com/jailup/jailup/internal/pipeline"
 	"github.com/jailup/jailup/internal/sys"
 	"github.com/jailup/jailup/recipes"
 )
@@ -194,7 +195,7 @@ func (s *choose) Undo(_ context.Context, run *Run) error {
 	if !own {
 		return nil
 	}
-	return e.dropStage(run.Facts.Stage)
+	return pipeline.Leftover(e.dropStage(run.Facts.Stage))
 }
 
 // unrecord makes the old manifest the jail's again.

@@ -97,6 +97,9 @@ func (e *Env) outcome(f Facts, res pipeline.Result) Outcome {
 		f.Snapshot = "" // it was dropped again
 	}
 	out := Outcome{Err: res.Err, Facts: f, Step: res.Step, Downtime: e.Downtime(), Evidence: e.evidence, Verdict: e.Verdict()}
+	for _, err := range res.Left {
+		e.note(event.Warning, "something is left over: "+err.Error(), "once the cause is gone: jailup recover --jail "+e.Root.Path())
+	}
 	for _, err := range res.After {
 		e.note(event.Warning, "after the commit: "+err.Error(), "")
 	}

@@ -30,6 +30,7 @@ func (s *stop) Do(ctx context.Context, run *Run) error {
 	run.Facts.Signalled = true
 	e.saveServers(&run.Facts)
 	if err := run.Save(); err != nil {
+		run.Facts.Signalled = false // nobody was, and nobody is to be restarted for it
 		return err
 	}
 	e.stopped = time.Now() // with the first signal it accepts nothing more

@@ -13,6 +13,7 @@ import (
 	"github.com/jailup/jailup/backup"
 	"github.com/jailup/jailup/internal/changeset"
 	"github.com/jailup/jailup/internal/event"
+	"github.com/jailup/jailup/internal/pipeline"
 	"github.com/jailup/jailup/internal/sys"
 )
 
@@ -50,7 +51,7 @@ func (s *snapshot) Undo(ctx context.Context, run *Run) error {
 	if e.pending != nil {
 		err := e.pending.Drop(ctx)
 		e.pending = nil
-		return err
+		return pipeline.Leftover(err)
 	}
 	if e.Store == nil || run.Facts.Snapshot == "" {
 		return nil
@@ -59,7 +60,7 @@ func (s *snapshot) Undo(ctx context.Context, run *Run) error {
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	return err
+	return pipeline.Leftover(err)
 }
 
 // settle brings the copy to the state of the stopped jail. What it costs is what

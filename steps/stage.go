@@ -17,6 +17,7 @@ import (
 	"github.com/jailup/jailup/internal/fileset"
 	"github.com/jailup/jailup/internal/jail"
 	"github.com/jailup/jailup/internal/manifest"
+	"github.com/jailup/jailup/internal/pipeline"
 	"github.com/jailup/jailup/internal/pkgs"
 	"github.com/jailup/jailup/internal/sys"
 	"golang.org/x/sys/unix"
@@ -261,7 +262,7 @@ func (s *stage) Undo(_ context.Context, run *Run) error {
 	if run.Facts.Stage == "" || run.Facts.KeepStage {
 		return nil
 	}
-	return s.e.dropStage(run.Facts.Stage)
+	return pipeline.Leftover(s.e.dropStage(run.Facts.Stage))
 }
 
 // unpack makes the tree of the target's packages.

@@ -189,8 +189,7 @@ func (e *Env) dropStage(path string) error {
 		e.note(event.Warning, err.Error(), "see what is mounted in it: findmnt -R "+event.Clean(filepath.Dir(path), 300))
 		return nil
 	}
-	s.RemoveIfEmpty()
-	return nil
+	return s.RemoveIfEmpty()
 }
 
 // sweepStages removes the stages of runs that were cut off, which no rollback

@@ -2,6 +2,9 @@ package main
 
 import (
 	"errors"
+	"slices"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/jailup/jailup/internal/config"
 	"github.com/jailup/jailup/internal/event"
@@ -82,5 +85,32 @@ func hintOf(err error) string {
 	if errors.As(err, &held) {
 		return "wait for it with --lock-wait 10m"
 	}
+	for _, d := range diskTrouble() {
+		if errors.Is(err, d.errno) {
+			return d.hint
+		}
+	}
 	return ""
+}
+
+// trouble is an error of a disk, and what to do about it.
+type trouble struct {
+	errno unix.Errno
+	hint  string
+}
+
+func diskTrouble() []trouble {
+	return []trouble{
+		{unix.ENOSPC, "make room (df -h, df -i), then run it again"},
+		{unix.EDQUOT, "the quota is used up: make room or raise it, then run it again"},
+		{unix.EROFS, "see why the file system is read-only (dmesg, findmnt), then run it again"},
+		{unix.EIO, "see what is wrong with the disk (dmesg), then run it again"},
+		{unix.EINTR, "run it again"},
+	}
+}
+
+// brokenDisk tells whether it is a disk that an error comes from, and not what
+// somebody typed.
+func brokenDisk(err error) bool {
+	return slices.ContainsFunc(diskTrouble(), func(d trouble) bool { return errors.Is(err, d.errno) })
 }

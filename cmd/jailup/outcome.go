@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/jailup/jailup/internal/event"
 	"github.com/jailup/jailup/internal/guard"
@@ -134,7 +135,8 @@ func (s *session) finish(e *steps.Env, out steps.Outcome) error {
 	}
 	code := exitOf(done.Result, out.Err, *s.set.SkipOK)
 	if out.Err != nil {
-		done.Error, done.Hint = out.Err.Error(), s.a.hint(out.Err, code)
+		// Of several errors joined each has a line of its own: here they share one.
+		done.Error, done.Hint = strings.ReplaceAll(out.Err.Error(), "\n", "; "), s.a.hint(out.Err, code)
 	}
 	if out.Err != nil || done.Result != event.Upgraded && done.Result != event.RolledBack {
 		done.ChangedFiles = 0

@@ -442,6 +442,9 @@ func (s *session) openSource(e *steps.Env) error {
 	default:
 		return usageError("cannot use source %s: there are apt and dir:PATH", event.Clean(*s.set.Source, 100))
 	}
+	if brokenDisk(err) {
+		return err // the command line is right
+	}
 	if err != nil {
 		return &steps.Error{Kind: steps.ErrUsage, Err: err}
 	}

@@ -18,10 +18,10 @@ import (
 	"github.com/jailup/jailup/internal/lab"
 )
 
-// others is how long the server may be away after a kill, and its own start,
-// which takes milliseconds here. It is a limit of the test, not a measure: other
-// tests have the processors too.
-const others = 5 * time.Second
+// others is how long the server may be away after a kill. The promise is 5 s and
+// its own start, which takes milliseconds here; what is waited for is longer, since
+// other tests have the processors too, and what it took is told.
+const others = 30 * time.Second
 
 // kill -9 of the runner at every instant: the server answers again by itself,
 // nobody typing anything, and the jail is wholly old or wholly new.

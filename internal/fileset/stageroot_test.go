@@ -70,7 +70,7 @@ func TestFolderOfStages(t *testing.T) {
 	require.FileExists(t, filepath.Join(outside, "precious"))
 	require.DirExists(t, filepath.Join(s.Path(), run))
 	require.True(t, s.Has("notes"))
-	s.RemoveIfEmpty()
+	require.NoError(t, s.RemoveIfEmpty())
 	require.DirExists(t, s.Path())
 }
 

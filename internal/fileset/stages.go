@@ -170,11 +170,17 @@ func (s *Stages) Remove(name string) error {
 	return nil
 }
 
-// RemoveIfEmpty removes the folder itself when nothing is in it any more.
-func (s *Stages) RemoveIfEmpty() {
-	if s.parent != nil {
-		_ = sys.Unlinkat(int(s.parent.Fd()), s.name, unix.AT_REMOVEDIR)
+// RemoveIfEmpty removes the folder itself when nothing is in it any more. Where
+// something is, or it is gone already, that is no error.
+func (s *Stages) RemoveIfEmpty() error {
+	if s.parent == nil {
+		return nil
 	}
+	err := sys.Unlinkat(int(s.parent.Fd()), s.name, unix.AT_REMOVEDIR)
+	if err == nil || errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return fmt.Errorf("cannot remove %s: %w", s.path, err)
 }
 
 // Runs returns the names in the folder that are those of runs, sorted. All

@@ -94,7 +94,14 @@ func (r *Run[F]) Save() error {
 func (r *Run[F]) mark(phase journal.Phase, next int, step string) error {
 	r.rec.Phase, r.rec.Next, r.rec.Step = phase, next, step
 	r.back = phase == journal.Back
-	return r.Save()
+	err := r.Save()
+	// What decides the run is worth more than one try. The write is repeated, and not
+	// the sync alone: a kernel drops what it could not write.
+	for try := 1; try < attempts && err != nil && (phase == journal.Committed || phase == journal.Ended); try++ {
+		time.Sleep(time.Duration(try) * 100 * time.Millisecond)
+		err = r.Save()
+	}
+	return err
 }
 
 // Outcome is how a run ended.
@@ -125,6 +132,25 @@ type Result struct {
 	Cancelled error
 	UndoErr   error   // why an undo is stuck
 	After     []error // of the steps after the commit: for the report, they undo nothing
+	// Left are what the steps that went back could not remove; see LeftoverError.
+	Left []error
+}
+
+// LeftoverError is the error of an Undo that has put everything right and could only
+// not remove what it no longer needs. It holds nothing up: the steps before it are
+// undone as well, and the record stays open at that step, so that the next recovery
+// removes the rest.
+type LeftoverError struct{ Err error }
+
+func (e *LeftoverError) Error() string { return e.Err.Error() }
+func (e *LeftoverError) Unwrap() error { return e.Err }
+
+// Leftover makes a LeftoverError of err; nil stays nil.
+func Leftover(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &LeftoverError{err}
 }
 
 // attempts is how often an undo is tried before a person is asked.
@@ -203,6 +229,8 @@ func afterCommit[F any](ctx context.Context, plan Plan[F], run *Run[F]) Result {
 
 func goBack[F any](ctx context.Context, plan Plan[F], run *Run[F], from int) Result {
 	cause := errors.New(run.rec.Cause)
+	var left []error
+	leftAt := -1
 	for i := from; i >= 0; i-- {
 		step := plan.Steps[i]
 		_ = run.mark(journal.Back, i, step.Name()) // warned of; it does not stop the undoing
@@ -216,11 +244,20 @@ func goBack[F any](ctx context.Context, plan Plan[F], run *Run[F], from int) Res
 				break
 			}
 		}
+		var rest *LeftoverError
+		if errors.As(err, &rest) {
+			left, leftAt = append(left, err), max(leftAt, i)
+			continue
+		}
 		if err != nil {
 			run.rec.Attempts++
 			_ = run.Save()
 			return Result{Outcome: Stuck, Step: step.Name(), UndoErr: err}
 		}
+	}
+	if leftAt >= 0 {
+		_ = run.mark(journal.Back, leftAt, plan.Steps[leftAt].Name())
+		return Result{Outcome: RolledBack, Left: left}
 	}
 	if err := run.mark(journal.Ended, 0, ""); err != nil {
 		run.obs.Warn(err.Error()) // the next recovery undoes what is undone, and tries again
