@@ -9,6 +9,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/jailup/jailup/internal/changeset"
@@ -283,7 +284,7 @@ func (e *Env) unpack(ctx context.Context) (*fileset.World, error) {
 		}
 		err := withDeb(p, blob, func(d *pkgs.Deb) error { return world.Unpack(d, recipe) })
 		if err != nil {
-			return nil, err
+			return nil, unpackError(err)
 		}
 		e.Events.Progress("unpack", event.Files, int64(i+1), int64(len(e.target.Packages)))
 	}
@@ -291,6 +292,17 @@ func (e *Env) unpack(ctx context.Context) (*fileset.World, error) {
 		return nil, err
 	}
 	return world, e.checkEnabled(world)
+}
+
+// unpackError gives a package that cannot be read its hint. Trouble with the disk
+// has one of its own.
+func unpackError(err error) error {
+	var no syscall.Errno
+	var known *Error
+	if errors.As(err, &no) || errors.As(err, &known) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return &Error{Err: err, Hint: "the package was signed as it is, and is damaged or hostile; nothing of it was used: ask whoever made it"}
 }
 
 // checkEnabled refuses a name to switch on that no package knows.

@@ -152,6 +152,7 @@ var settingHelp = map[string]string{
 	"source":              "where packages come from: apt, or dir:PATH",
 	"apt-sources":         "sources `file` instead of the host's own",
 	"keyring":             "`file` of keys instead of each source's own",
+	"keys":                "only keys of these `fingerprints` may sign (FPR, or URI=FPR for one source)",
 	"suite":               "another suite of the same archive",
 	"version":             "an exact version, or a constraint such as '>= 1.26, < 1.28'",
 	"with":                "parts and modules to come along: php-fpm,mysql,gd",
@@ -238,7 +239,7 @@ func (a *app) fromEnv() {
 }
 
 // sourceFlags are the settings of where packages come from.
-var sourceFlags = []string{"source", "apt-sources", "keyring", "suite", "version"}
+var sourceFlags = []string{"source", "apt-sources", "keyring", "keys", "suite", "version"}
 
 // runFlags are the settings of a run that stops and starts a server.
 var runFlags = []string{"soak", "start-timeout", "rehearse", "snapshots", "keep", "skip-ok", "accept-inconclusive"}

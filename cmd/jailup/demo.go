@@ -50,7 +50,7 @@ jail, its state and its snapshots lie in the demo's own folder, whatever
 		},
 	}
 	a.common(cmd, true)
-	a.settings(cmd.Flags(), "source", "apt-sources", "keyring", "suite", "with")
+	a.settings(cmd.Flags(), "source", "apt-sources", "keyring", "keys", "suite", "with")
 	cmd.Flags().StringVar(&server, "server", "nginx", "the `server` that is shown: nginx or apache")
 	cmd.Flags().BoolVar(&keep, "keep", false, "leave the jail, and say how to go on with it")
 	return cmd

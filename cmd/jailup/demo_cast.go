@@ -256,6 +256,9 @@ func (d *demo) sourceFlags(suite string) []string {
 	for _, f := range *d.s.set.AptSources {
 		out = append(out, "--apt-sources", f)
 	}
+	for _, k := range *d.s.set.Keys {
+		out = append(out, "--keys", k)
+	}
 	if k := *d.s.set.Keyring; k != "" {
 		out = append(out, "--keyring", k)
 	}

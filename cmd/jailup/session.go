@@ -429,8 +429,11 @@ func (s *session) openSource(e *steps.Env) error {
 	var err error
 	switch kind {
 	case "apt":
-		opts := source.AptOptions{SourcesFiles: *s.set.AptSources, Keyring: *s.set.Keyring, Suite: *s.set.Suite,
+		opts := source.AptOptions{SourcesFiles: *s.set.AptSources, Keyring: *s.set.Keyring, Keys: *s.set.Keys, Suite: *s.set.Suite,
 			CacheDir: *s.set.CacheDir, StateDir: filepath.Join(*s.set.StateDir, "sources")}
+		if sys.FaultPoints && os.Getenv("JAILUP_FAULT_NET") == "fast" { // tests need not wait as long
+			opts.HTTP = source.HTTPOptions{Connect: time.Second, Header: 500 * time.Millisecond, Stall: 500 * time.Millisecond, Lost: time.Second}
+		}
 		e.Source, err = source.OpenApt(opts)
 		if err == nil && opts.Suite != "" {
 			opts.Suite = ""

@@ -76,6 +76,7 @@ const whole = `# all that a file can say
 source: dir:/srv/debs
 apt-sources: /etc/apt/sources.list
 keyring: /usr/share/keyrings/x.gpg
+keys: [0123456789ABCDEF0123456789ABCDEF01234567]
 suite: bookworm
 version: 1.10
 drop-module: [imap]
@@ -126,7 +127,7 @@ func TestWhole(t *testing.T) {
 	require.False(t, *c.Rehearse)
 	require.Equal(t, []string{"/var/cache/**"}, *c.Snapshot.Exclude)
 	require.Equal(t, yaml.SequenceNode, c.Checks.Kind)
-	require.Equal(t, 25, c.Checks.Line, "checks keep their position")
+	require.Equal(t, 26, c.Checks.Line, "checks keep their position")
 
 	jails := c.Jails()
 	require.Len(t, jails, 2)

@@ -21,6 +21,7 @@ type Settings struct {
 	Source     *string   `yaml:"source"`                // "apt", "dir:PATH", ...; the source room knows which there are
 	AptSources *[]string `yaml:"apt-sources" abs:"yes"` // files instead of the host's own sources
 	Keyring    *string   `yaml:"keyring" abs:"yes"`
+	Keys       *[]string `yaml:"keys"` // fingerprints of the keys that may sign, of all sources or (URI=FINGERPRINT) of one
 	Suite      *string   `yaml:"suite"`
 	Version    *string   `yaml:"version"`     // an exact one or constraints on the upstream version
 	With       *[]string `yaml:"with"`        // modules

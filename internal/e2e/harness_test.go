@@ -20,7 +20,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	lab.Main(m)
+	lab.Main(m, measured)
 }
 
 // built are the binaries, made once for all tests: the shipped one, and one that

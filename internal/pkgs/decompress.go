@@ -124,7 +124,7 @@ func Decompress(r io.Reader, format Format, lim Limits) (io.ReadCloser, error) {
 	case Gzip:
 		d.src, err = gzip.NewReader(br)
 	case XZ:
-		d.src, err = newXZ(br, lim.Dictionary)
+		d.src, err = newXZ(br, lim.Dictionary, lim.OneStream)
 	case Zstd:
 		var z *zstd.Decoder
 		z, err = zstd.NewReader(br,
@@ -235,15 +235,18 @@ func (c *countingReader) Read(p []byte) (int, error) {
 // It verifies CRC32, CRC64 and SHA-256, and knows streams without any check,
 // which we refuse. Streams are stepped through one by one because only so the
 // check of each can be seen.
-type xzReader struct{ z *xz.Reader }
+type xzReader struct {
+	z   *xz.Reader
+	one bool // a second stream is an error
+}
 
-func newXZ(r io.Reader, dictionary int64) (*xzReader, error) {
+func newXZ(r io.Reader, dictionary int64, one bool) (*xzReader, error) {
 	// The decoder's own limit is 32 bits and takes 0 for its default.
 	z, err := xz.NewReader(&lateEOF{r}, uint32(min(max(dictionary, 1), 1<<32-1)))
 	if err != nil {
 		return nil, xzError(err)
 	}
-	return &xzReader{z}, checked(z)
+	return &xzReader{z, one}, checked(z)
 }
 
 func (x *xzReader) Read(p []byte) (int, error) {
@@ -261,6 +264,9 @@ func (x *xzReader) Read(p []byte) (int, error) {
 		}
 		if err := x.z.Reset(nil); err != nil {
 			return 0, xzError(err) // io.EOF: no further stream
+		}
+		if x.one {
+			return 0, errors.New("there is more than one stream in it")
 		}
 		if err := checked(x.z); err != nil {
 			return 0, err

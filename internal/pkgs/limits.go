@@ -20,6 +20,9 @@ type Limits struct {
 	// tables packs 1:7000 as well; Output is what stops a bomb.
 	Ratio int64
 
+	// OneStream refuses a second xz stream behind the first. apt reads one.
+	OneStream bool
+
 	// Line is the longest line of a control file, in bytes. Default 256 KiB.
 	Line int
 

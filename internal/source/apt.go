@@ -19,7 +19,8 @@ import (
 // the zero value of all else works.
 type AptOptions struct {
 	SourcesFiles []string // one-line, or deb822 where the name ends in .sources; default: the host's own (sources.list(5))
-	Keyring      string   // a file of keys that replaces each source's own Signed-By
+	Keyring      string   // a file of keys that replaces those of each source's own Signed-By; fingerprints there still count
+	Keys         []string // pinned: FINGERPRINT or URI=FINGERPRINT, with "!" not its subkeys. Only such a key of a source's keyring may sign it
 	Suite        string   // serve this suite instead of the host's, see OpenApt
 	CacheDir     string   // see OpenCache
 	StateDir     string   // remembers the newest index seen of each source
@@ -36,6 +37,7 @@ const maxInRelease = 2 << 20
 type apt struct {
 	o       AptOptions
 	entries []entry
+	pins    []pin
 	notices []Notice
 	fetch   *fetcher
 	memory  memory
@@ -68,6 +70,16 @@ func OpenApt(o AptOptions) (Source, error) {
 	if err != nil {
 		return nil, err
 	}
+	pins, err := parsePins(o.Keys)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range pins {
+		// A pin that holds nothing is most likely a misspelt one.
+		if p.source != "" && !slices.ContainsFunc(entries, func(e entry) bool { return strings.HasPrefix(e.open(), p.source+"/") }) {
+			return nil, fail(ErrSources, "", "a key is pinned for %s, and no apt source begins so", event.Clean(p.source, 200))
+		}
+	}
 	if o.Suite != "" {
 		if entries, err = forSuite(entries, o.Suite, hostCodename(o.Root)); err != nil {
 			return nil, err
@@ -88,7 +100,7 @@ func OpenApt(o AptOptions) (Source, error) {
 	if err := privateDir(m.dir); err != nil {
 		return nil, fmt.Errorf("cannot remember the indices seen: %w", err)
 	}
-	return &apt{o, entries, notices, newFetcher(cache, o.HTTP), m}, nil
+	return &apt{o, entries, pins, notices, newFetcher(cache, o.HTTP), m}, nil
 }
 
 // loaded is what came of one source.
@@ -268,14 +280,18 @@ func staleError(e entry, mirror, seen time.Time) error {
 }
 
 func (a *apt) ring(e entry) (keyring, error) {
+	signedBy, root := e.SignedBy, a.o.Root
 	if a.o.Keyring != "" {
 		path, err := filepath.Abs(a.o.Keyring)
 		if err != nil {
 			return keyring{}, err
 		}
-		return loadKeyring([]string{path}, "")
+		// Another file of keys does not undo that only some keys may sign.
+		signedBy, root = append([]string{path}, fingerprintsIn(e.SignedBy)...), ""
 	}
-	return loadKeyring(e.SignedBy, a.o.Root)
+	ring, err := loadKeyring(signedBy, root)
+	ring.pins = pinsOf(a.pins, e)
+	return ring, err
 }
 
 // cached returns the index seen last if it is in the cache and holds today.

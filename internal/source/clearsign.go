@@ -3,9 +3,11 @@ package source
 import (
 	"bytes"
 	"crypto"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"time"
 
@@ -94,6 +96,39 @@ func splitClearsigned(data []byte) (text, signature []byte, err error) {
 	return text, signature, nil
 }
 
+// armorLines is what stands between the first and the last line of an armored
+// block: headers, a blank line, base64, and perhaps a checksum.
+var armorLines = regexp.MustCompile(`^([A-Za-z]+: [^\n]*\n)*\n([A-Za-z0-9+/]+=*\n)+(=[A-Za-z0-9+/]{4}\n)?$`)
+
+// checkArmor holds an armored block to its form, and the bytes decoded from it
+// against its checksum (RFC 9580, section 6), which the library passes over.
+// Nothing rests on the checksum, but GnuPG, and so apt, refuses a wrong one.
+func checkArmor(armored, body []byte) error {
+	lines, _ := bytes.CutPrefix(armored, []byte(beginSignature+"\n"))
+	lines = lines[:max(bytes.LastIndex(lines, []byte(endSignature)), 0)]
+	if !armorLines.Match(lines) {
+		return errors.New("the signature block holds something else")
+	}
+	text, ok := bytes.CutPrefix(lines[bytes.LastIndexByte(lines[:len(lines)-1], '\n')+1:], []byte("="))
+	if !ok {
+		return nil // it may be left out
+	}
+	crc := uint32(0xb704ce)
+	for _, b := range body {
+		crc ^= uint32(b) << 16
+		for range 8 {
+			if crc <<= 1; crc&0x1000000 != 0 {
+				crc ^= 0x1864cfb
+			}
+		}
+	}
+	want, err := base64.StdEncoding.DecodeString(string(text[:4]))
+	if err != nil || !bytes.Equal(want, []byte{byte(crc >> 16), byte(crc >> 8), byte(crc)}) {
+		return errors.New("the signature's checksum is wrong")
+	}
+	return nil
+}
+
 // verifyConfig says what a signature must be made of.
 func verifyConfig(now time.Time) *packet.Config {
 	weak := map[crypto.Hash]bool{crypto.MD5: true, crypto.SHA1: true, crypto.RIPEMD160: true}
@@ -130,9 +165,16 @@ func verifyClearsigned(data []byte, ring keyring, now time.Time) ([]byte, error)
 	if block.Type != "PGP SIGNATURE" {
 		return nil, errors.New("the signature is of another type")
 	}
+	body, err := io.ReadAll(io.LimitReader(block.Body, maxInRelease))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the signature: %w", err)
+	}
+	if err := checkArmor(armored, body); err != nil {
+		return nil, err
+	}
 	hashed := bytes.ReplaceAll(text, []byte("\n"), []byte("\r\n"))
 	cfg := verifyConfig(now)
-	packets := packet.NewReader(io.LimitReader(block.Body, 1<<20))
+	packets := packet.NewReader(bytes.NewReader(body))
 	cause := errors.New("the signature is empty")
 	for i := 0; ; i++ {
 		p, err := packets.Next()

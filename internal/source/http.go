@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -86,7 +87,7 @@ func newClient(o HTTPOptions) *http.Client {
 			Proxy: func(r *http.Request) (*url.URL, error) { return o.Proxy(r.URL) },
 			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 				c, err := dial(ctx, network, addr)
-				if err == nil && ctx.Value(publicOnly{}) != nil && !isPublic(remoteAddr(c)) {
+				if least, ok := ctx.Value(leastReach{}).(reach); ok && err == nil && reachOf(remoteAddr(c)) < least {
 					c.Close()
 					return nil, fmt.Errorf("%w to the private address %s", errRedirect, c.RemoteAddr())
 				}
@@ -105,14 +106,38 @@ func newClient(o HTTPOptions) *http.Client {
 	}
 }
 
-// publicOnly marks the context of a request that a public host redirected: its
-// connection must not end at a private address, whatever the name server says
-// by then.
-type publicOnly struct{}
+// leastReach marks the context of a request that was redirected: its connection
+// must not end further in than where it began, whatever the name server says by
+// then.
+type leastReach struct{}
+
+// reach tells from how far away an address can be reached.
+type reach int
+
+const (
+	fromNowhere reach = iota // by link-local means only, where clouds keep their secrets; or no host's address at all
+	fromHere                 // loopback
+	fromInside               // private networks
+	fromAll
+)
+
+func reachOf(a netip.Addr) reach {
+	a = a.Unmap()
+	switch {
+	case a.IsLoopback():
+		return fromHere
+	case !a.IsGlobalUnicast():
+		return fromNowhere
+	case !isPublic(a):
+		return fromInside
+	}
+	return fromAll
+}
 
 // checkRedirect lets a redirect pass that stays in the open: to http or https,
-// never from https back to http, in few hops, and not from a public host to one
-// of this machine's or this network's, which a stranger could not reach himself.
+// never from https back to http, in few hops, and not further in than where it
+// began: from a public host to one of this network's or this machine's, which a
+// stranger could not reach himself, or from any to a link-local address.
 func checkRedirect(o HTTPOptions, r *http.Request, via []*http.Request) error {
 	from := via[len(via)-1].URL
 	switch {
@@ -129,21 +154,38 @@ func checkRedirect(o HTTPOptions, r *http.Request, via []*http.Request) error {
 	}
 	if proxy, err := o.Proxy(r.URL); err == nil && proxy != nil {
 		// The proxy looks names up and connects; only what is written can be judged.
-		if a, err := netip.ParseAddr(r.URL.Hostname()); (err == nil && !isPublic(a) || r.URL.Hostname() == "localhost") && r.URL.Host != via[0].URL.Host {
-			return fmt.Errorf("%w to the private address %s", errRedirect, r.URL.Hostname())
+		if host := r.URL.Hostname(); isInside(host) {
+			return fmt.Errorf("%w to the private address %s", errRedirect, host)
 		}
 		return nil
 	}
-	if !o.anyPublic(r.Context(), via[0].URL.Hostname()) {
-		return nil
+	least := fromAll // also of a host that only a proxy can look up
+	if list := o.addrs(r.Context(), via[0].URL.Hostname()); len(list) > 0 {
+		least = fromNowhere
+		for _, a := range list {
+			least = max(least, reachOf(a))
+		}
 	}
 	for _, a := range o.addrs(r.Context(), r.URL.Hostname()) {
-		if !isPublic(a) {
+		if reachOf(a) < least {
 			return fmt.Errorf("%w from %s to the private address %s", errRedirect, via[0].URL.Hostname(), a)
 		}
 	}
-	*r = *r.WithContext(context.WithValue(r.Context(), publicOnly{}, true))
+	*r = *r.WithContext(context.WithValue(r.Context(), leastReach{}, least))
 	return nil
+}
+
+// isInside tells whether a host is written as an address that is not public, as
+// this machine, or as a number that inet_aton(3) would make such an address of:
+// "127.1", "2852039166", "0xa9fea9fe".
+func isInside(host string) bool {
+	if a, err := netip.ParseAddr(host); err == nil {
+		return !isPublic(a)
+	}
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	last := host[strings.LastIndexByte(host, '.')+1:]
+	digits := strings.Trim(last, "0123456789") == ""
+	return host == "localhost" || last == "localhost" || digits || strings.HasPrefix(last, "0x")
 }
 
 func (o HTTPOptions) addrs(ctx context.Context, host string) []netip.Addr {
@@ -154,15 +196,6 @@ func (o HTTPOptions) addrs(ctx context.Context, host string) []netip.Addr {
 	defer cancel()
 	list, _ := o.lookup(ctx, host)
 	return list
-}
-
-func (o HTTPOptions) anyPublic(ctx context.Context, host string) bool {
-	for _, a := range o.addrs(ctx, host) {
-		if isPublic(a) {
-			return true
-		}
-	}
-	return false
 }
 
 // isPublic tells whether an address is one of the open Internet.

@@ -16,7 +16,8 @@ import (
 // keyring is the set of keys that one source may be signed by.
 type keyring struct {
 	entities []*openpgp.Entity
-	only     []fingerprint // empty: each key of entities
+	only     []fingerprint // of the sources file; empty: each key of entities
+	pins     []fingerprint // of the administrator, AptOptions.Keys; they narrow it further
 }
 
 // fingerprint is a Signed-By value that names a key of the default keyrings.
@@ -34,11 +35,17 @@ const (
 
 // allows tells whether the key id of the entity may sign.
 func (k keyring) allows(e *openpgp.Entity, id uint64) bool {
-	if len(k.only) == 0 {
+	return among(k.only, e, id) && among(k.pins, e, id)
+}
+
+// among tells whether the list names the key id of the entity, or the primary
+// key that it is a subkey of. An empty list names all.
+func among(list []fingerprint, e *openpgp.Entity, id uint64) bool {
+	if len(list) == 0 {
 		return true
 	}
 	primary := fmt.Sprintf("%X", e.PrimaryKey.Fingerprint)
-	for _, f := range k.only {
+	for _, f := range list {
 		if !f.exact && f.hex == primary {
 			return true
 		}
@@ -52,6 +59,65 @@ func (k keyring) allows(e *openpgp.Entity, id uint64) bool {
 		}
 	}
 	return false
+}
+
+func parseFingerprint(s string) fingerprint {
+	text, exact := strings.CutSuffix(s, "!")
+	return fingerprint{strings.ToUpper(text), exact}
+}
+
+// fingerprintsIn are those elements of a Signed-By that are fingerprints.
+func fingerprintsIn(signedBy []string) (list []string) {
+	for _, s := range signedBy {
+		if fingerprintText.MatchString(s) {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+// pin is one element of AptOptions.Keys.
+type pin struct {
+	source string // beginning of the URI of the sources that it is for; "": all that no other pin names
+	key    fingerprint
+}
+
+// parsePins reads AptOptions.Keys.
+func parsePins(list []string) ([]pin, error) {
+	var pins []pin
+	for _, s := range list {
+		p, text := pin{}, s
+		if at := strings.LastIndexByte(s, '='); at >= 0 {
+			p.source, text = strings.TrimSuffix(s[:at], "/"), s[at+1:]
+			if !strings.Contains(p.source, ":/") {
+				return nil, fail(ErrSources, "", "the pinned key %q names no source by its URI", s)
+			}
+		}
+		if !fingerprintText.MatchString(text) {
+			return nil, fail(ErrSources, "", "the pinned key %q is no fingerprint of 40 or 64 digits", s)
+		}
+		p.key = parseFingerprint(text)
+		pins = append(pins, p)
+	}
+	return pins, nil
+}
+
+// pinsOf are the fingerprints that a source is pinned to: those for its URI,
+// else those for all.
+func pinsOf(pins []pin, e entry) (own []fingerprint) {
+	var all []fingerprint
+	for _, p := range pins {
+		switch {
+		case p.source == "":
+			all = append(all, p.key)
+		case strings.HasPrefix(e.open(), p.source+"/"):
+			own = append(own, p.key)
+		}
+	}
+	if len(own) > 0 {
+		return own
+	}
+	return all
 }
 
 // splitSignedBy takes the value of Signed-By apart: paths, fingerprints, or a
@@ -87,8 +153,7 @@ func loadKeyring(signedBy []string, root string) (keyring, error) {
 		case filepath.IsAbs(s):
 			paths = append(paths, filepath.Join(root, s))
 		default:
-			text, exact := strings.CutSuffix(s, "!")
-			k.only = append(k.only, fingerprint{strings.ToUpper(text), exact})
+			k.only = append(k.only, parseFingerprint(s))
 		}
 	}
 	if len(paths) == 0 && len(k.entities) == 0 {

@@ -3,6 +3,7 @@ package source
 import (
 	"bytes"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -239,15 +240,72 @@ func TestReleaseFiles(t *testing.T) {
 	}
 	e := entry{Suite: "s", Components: []string{"main", "extra"}}
 	require.Equal(t, "main/binary-amd64/Packages.xz !extra", names(mk("", "main/binary-amd64/Packages", "main/binary-amd64/Packages.gz", "main/binary-amd64/Packages.xz"), e))
-	require.Equal(t, "main/binary-amd64/Packages.zst extra/binary-amd64/Packages", names(mk("", "main/binary-amd64/Packages.zst", "main/binary-amd64/Packages.xz", "extra/binary-amd64/Packages"), e))
+	require.Equal(t, "main/binary-amd64/Packages.zst extra/binary-amd64/Packages", names(mk("", "main/binary-amd64/Packages", "main/binary-amd64/Packages.zst", "main/binary-amd64/Packages.xz", "extra/binary-amd64/Packages"), e))
 	both := []string{"main/binary-amd64/Packages", "main/binary-all/Packages"}
 	e.Components = []string{"main"}
 	require.Equal(t, "main/binary-amd64/Packages", names(mk("Architectures: amd64\n", both...), e))
 	require.Equal(t, "main/binary-amd64/Packages main/binary-all/Packages", names(mk("Architectures: all amd64\n", both...), e))
 	require.Equal(t, "main/binary-amd64/Packages", names(mk("Architectures: all amd64\nNo-Support-for-Architecture-all: Packages\n", both...), e))
-	require.Equal(t, "Packages.gz", names(mk("", "Packages.gz"), entry{Suite: "./"}))
+	require.Equal(t, "Packages.gz", names(mk("", "Packages", "Packages.gz"), entry{Suite: "./"}))
+	require.Equal(t, "!Packages", names(mk("", "Packages.gz"), entry{Suite: "./"}), "how much may come out of it?")
 
 	require.Equal(t, 500, mk("").priority())
 	require.Equal(t, 1, mk("NotAutomatic: yes\n").priority())
 	require.Equal(t, 100, mk("NotAutomatic: yes\nButAutomaticUpgrades: yes\n").priority())
+}
+
+func TestPins(t *testing.T) {
+	t.Parallel()
+	a, b := strings.Repeat("a", 40), strings.Repeat("B", 40)
+	uri := func(s string) entry {
+		u, err := url.Parse(s)
+		require.NoError(t, err)
+		return entry{URI: u}
+	}
+	pins, err := parsePins([]string{a, "https://deb.example.org/debian/=" + b + "!"})
+	require.NoError(t, err)
+	all, own := fingerprint{strings.ToUpper(a), false}, fingerprint{b, true}
+	require.Equal(t, []fingerprint{own}, pinsOf(pins, uri("https://deb.example.org/debian/")))
+	require.Equal(t, []fingerprint{own}, pinsOf(pins, uri("https://user:pass@deb.example.org/debian/more/")))
+	require.Equal(t, []fingerprint{all}, pinsOf(pins, uri("https://deb.example.org/debian-other/")))
+	require.Empty(t, pinsOf(nil, uri("https://deb.example.org/")))
+	for _, bad := range []string{"", "abc", a[1:], "deb.example.org=" + a, "https://x=" + a[1:], a + "!!"} {
+		_, err := parsePins([]string{bad})
+		require.ErrorIs(t, err, ErrSources, bad)
+	}
+	dir := t.TempDir()
+	list := filepath.Join(dir, "x.list")
+	require.NoError(t, os.WriteFile(list, []byte("deb http://deb.example.org/debian stable main\n"), 0o644))
+	o := AptOptions{SourcesFiles: []string{list}, CacheDir: filepath.Join(dir, "cache"), StateDir: filepath.Join(dir, "state"), Keys: []string{"http://deb.example.com=" + a}}
+	_, err = OpenApt(o)
+	require.ErrorContains(t, err, "no apt source begins so", "a pin that holds nothing")
+}
+
+// TestSignatureBlockIsStrict: nothing but base64 and its checksum may stand in
+// the block, and the checksum must be right, as GnuPG has it.
+func TestSignatureBlockIsStrict(t *testing.T) {
+	t.Parallel()
+	g := newSigner(t)
+	g.key(t, "one", "ed25519", "never", time.Time{})
+	keys, err := parseKeys(g.export(t, "one"))
+	require.NoError(t, err)
+	signed := string(g.gpg(t, time.Time{}, []byte("text\n"), "--local-user", "one@test", "--clearsign"))
+	ring, now := keyring{entities: keys}, time.Now().Add(time.Second)
+	_, err = verifyClearsigned([]byte(signed), ring, now)
+	require.NoError(t, err)
+	sum := strings.LastIndex(signed, "\n=")
+	require.Positive(t, sum)
+	other := byte('A')
+	if signed[sum+2] == other {
+		other = 'B'
+	}
+	_, err = verifyClearsigned([]byte(signed[:sum+2]+string(other)+signed[sum+3:]), ring, now)
+	require.ErrorContains(t, err, "checksum")
+	for _, junk := range []string{"Suite: evil\n", "\n", "=AAAA\n", "- x\n"} {
+		_, err = verifyClearsigned([]byte(strings.Replace(signed, endSignature, junk+endSignature, 1)), ring, now)
+		require.Error(t, err, junk)
+	}
+	// Without a checksum, as RFC 9580 would have it.
+	_, err = verifyClearsigned([]byte(signed[:sum+1]+endSignature+"\n"), ring, now)
+	require.NoError(t, err)
 }

@@ -80,7 +80,7 @@ func (f *fetcher) readPackages(ctx context.Context, get func() (Blob, error), fi
 
 // parsePackages unpacks and parses at the same time. copyTo may be nil.
 func parsePackages(ctx context.Context, r io.Reader, format pkgs.Format, plain releaseFile, arch string, copyTo *quickCopy) (list []*pkgs.Stanza, bad map[string]string, err error) {
-	limits := pkgs.Limits{Output: maxIndexFile, Paragraphs: maxStanzas}
+	limits := pkgs.Limits{Output: maxIndexFile, Paragraphs: maxStanzas, OneStream: true}
 	if plain.SHA256 != "" {
 		limits.Output = max(plain.Size, 1)
 	}

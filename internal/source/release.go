@@ -175,6 +175,8 @@ type indexFile struct {
 
 // packagesFiles picks the Packages files for an architecture, in the smallest
 // form that is offered. missing names components that the source does not have.
+// A form whose plain text is not signed as well is not taken, as apt does not:
+// nobody could say how much may come out of it.
 func (r *release) packagesFiles(e entry, arch string) (files []indexFile, missing []string) {
 	if e.flat() {
 		if f, ok := r.pick("Packages"); ok {
@@ -201,6 +203,9 @@ func (r *release) packagesFiles(e entry, arch string) (files []indexFile, missin
 }
 
 func (r *release) pick(plain string) (indexFile, bool) {
+	if _, ok := r.files[plain]; !ok {
+		return indexFile{}, false
+	}
 	for _, ext := range []string{"zst", "xz", "gz", ""} {
 		name := plain
 		if ext != "" {
