@@ -283,6 +283,11 @@ func (s *session) take(ctx context.Context) error {
 	if os.Geteuid() != 0 {
 		return &steps.Error{Err: fmt.Errorf("cannot %s jail %s: only root can", s.verb, event.Clean(s.path, 200)), Hint: "use sudo"}
 	}
+	if lacks := missingCapabilities(); len(lacks) > 0 {
+		// A server would be stopped that could not be started again.
+		return &steps.Error{Err: fmt.Errorf("cannot %s jail %s: this root has no %s", s.verb, event.Clean(s.path, 200), strings.Join(lacks, ", ")),
+			Hint: "run it with the capabilities of the host's root"}
+	}
 	if s.root == nil {
 		if _, err := s.openJail(); err != nil {
 			return err
@@ -312,6 +317,34 @@ func (s *session) take(ctx context.Context) error {
 		s.sweep()
 	}
 	return waiting(ctx, err)
+}
+
+// missingCapabilities names what it takes to exchange files of any owner, to signal
+// a server and to start it in its jail, and this process has not.
+func missingCapabilities() []string {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var have [2]unix.CapUserData
+	if unix.Capget(&header, &have[0]) != nil {
+		return nil // the kernel does not say; the steps will
+	}
+	var lacks []string
+	for _, c := range []struct {
+		bit  uint
+		name string
+	}{
+		{unix.CAP_CHOWN, "CAP_CHOWN"},
+		{unix.CAP_DAC_OVERRIDE, "CAP_DAC_OVERRIDE"},
+		{unix.CAP_FOWNER, "CAP_FOWNER"},
+		{unix.CAP_KILL, "CAP_KILL"},
+		{unix.CAP_SETGID, "CAP_SETGID"},
+		{unix.CAP_SETUID, "CAP_SETUID"},
+		{unix.CAP_SYS_CHROOT, "CAP_SYS_CHROOT"},
+	} {
+		if have[c.bit/32].Effective&(1<<(c.bit%32)) == 0 {
+			lacks = append(lacks, c.name)
+		}
+	}
+	return lacks
 }
 
 // lockFolder takes the lock that runs with another state see as well: by file
