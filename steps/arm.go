@@ -32,6 +32,15 @@ func (s *arm) Do(ctx context.Context, run *Run) error {
 		return fail(ErrStale, "run it again: it begins anew from what is there now",
 			"cannot go on: %s was changed while the upgrade was prepared (%d paths in all)", drift[0], len(drift))
 	}
+	if err := e.undamaged(w, &run.Facts); err != nil {
+		return err
+	}
+	if err := e.roomForInstall(&run.Facts); err != nil {
+		return err
+	}
+	if err := e.makeReserve(); err != nil {
+		return err
+	}
 	if e.Guard == nil || e.guardian != nil {
 		return nil
 	}
@@ -56,7 +65,8 @@ func (s *arm) Do(ctx context.Context, run *Run) error {
 
 // Undo takes the guard away. That it cannot is no reason to be stuck: the next
 // recovery does it, at boot as well.
-func (s *arm) Undo(context.Context, *Run) error {
+func (s *arm) Undo(_ context.Context, run *Run) error {
+	s.e.freeReserve(&run.Facts)
 	s.e.disarm()
 	return nil
 }

@@ -41,6 +41,12 @@ func (s *preflight) Do(ctx context.Context, run *Run) error {
 	if err := e.sweep(ctx); err != nil {
 		return err
 	}
+	// A way back is tried on a full disk as well.
+	if run.Facts.Verb == "upgrade" {
+		if err := e.needRoom(stateRoom, "the record of the run", e.StateDir, "keep it elsewhere: --state-dir DIR"); err != nil {
+			return err
+		}
+	}
 	if util.IsRunningSystemd() {
 		e.note(event.Info, "this host runs systemd; this version stops and starts the server by its processes, not by its unit", "")
 	}

@@ -19,6 +19,7 @@ func (s *record) Name() string { return "record" }
 
 func (s *record) Do(_ context.Context, run *Run) error {
 	e := s.e
+	e.freeReserve(&run.Facts) // what is written now may need it
 	m, err := manifest.LoadFile(e.file("manifest.json"))
 	if err != nil {
 		return err

@@ -69,18 +69,18 @@ func (o *story) StepUndo(name string, cause error) {
 // earlier run left open must have been recovered before.
 func Execute(ctx context.Context, e *Env, plan Plan, facts Facts) Outcome {
 	if err := sys.MkdirAll(e.StateDir, 0o700); err != nil {
-		return Outcome{Result: event.Failed, Err: err, Facts: facts}
+		return Outcome{Result: event.Failed, Err: e.NoRoom(err), Facts: facts}
 	}
 	j, err := journal.Open(e.StateDir)
 	if err != nil {
-		return Outcome{Result: event.Failed, Err: err, Facts: facts}
+		return Outcome{Result: event.Failed, Err: e.NoRoom(err), Facts: facts}
 	}
 	defer j.Close()
 	if _, err := j.Load(); err != nil { // the sequence number goes on
 		return Outcome{Result: event.Stuck, Err: stuck(e, err), Facts: facts}
 	}
 	if err := e.keepRecipes(); err != nil {
-		return Outcome{Result: event.Failed, Err: err, Facts: facts}
+		return Outcome{Result: event.Failed, Err: e.NoRoom(err), Facts: facts}
 	}
 	run := pipeline.NewRun(e.Run, facts, j, &story{s: e.Events})
 	res := pipeline.Execute(ctx, plan, run)
@@ -96,7 +96,7 @@ func (e *Env) outcome(f Facts, res pipeline.Result) Outcome {
 	if !f.Sealed {
 		f.Snapshot = "" // it was dropped again
 	}
-	out := Outcome{Err: res.Err, Facts: f, Step: res.Step, Downtime: e.Downtime(), Evidence: e.evidence, Verdict: e.Verdict()}
+	out := Outcome{Err: e.NoRoom(res.Err), Facts: f, Step: res.Step, Downtime: e.Downtime(), Evidence: e.evidence, Verdict: e.Verdict()}
 	for _, err := range res.Left {
 		e.note(event.Warning, "something is left over: "+err.Error(), "once the cause is gone: jailup recover --jail "+e.Root.Path())
 	}

@@ -60,6 +60,7 @@ func (s *stop) Undo(ctx context.Context, run *Run) error {
 	if !run.Facts.Signalled || !e.anyRunning() {
 		return nil
 	}
+	e.freeReserve(&run.Facts)
 	// The old ones are judged by what they were told, not by what was to come.
 	e.forget()
 	wasRunning := func(u *unit) bool { return wasRunning(u) && !u.atInit(ctx) }
@@ -162,7 +163,8 @@ type start struct{ e *Env }
 
 func (s *start) Name() string { return "start" }
 
-func (s *start) Do(ctx context.Context, _ *Run) error {
+func (s *start) Do(ctx context.Context, run *Run) error {
+	s.e.halveReserve(&run.Facts)
 	// Those that were down are started for the checks as well, and stopped again.
 	return s.e.startAll(ctx, after, mayStart)
 }

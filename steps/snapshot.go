@@ -30,6 +30,9 @@ func (s *snapshot) Do(ctx context.Context, run *Run) error {
 	if e.pending != nil {
 		return nil
 	}
+	if err := e.roomForSnapshot(ctx); err != nil {
+		return err
+	}
 	run.Facts.Snapshot, run.Facts.Snapshots = e.Run, e.StoreDir
 	if err := run.Save(); err != nil {
 		return err

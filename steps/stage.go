@@ -199,13 +199,27 @@ func (e *Env) computeSet(ctx context.Context) error {
 		return e.programs(ctx, viewFS{changeset.NewView(e.Root, e.stage.Dir(), set)}, maxWalk)
 	})
 	if err != nil {
-		return err
+		return e.unblock(err)
 	}
 	e.set = set
 	for _, k := range kept {
 		e.note(event.Info, fmt.Sprintf("%s stays, though no package has it any more: %s needs it", event.Clean(k.Path, 200), event.Clean(k.By, 200)), "")
 	}
 	return nil
+}
+
+// unblock tells how to take out of the way what no rename can change.
+func (e *Env) unblock(err error) error {
+	var b *changeset.BlockedError
+	if !errors.As(err, &b) {
+		return err
+	}
+	at := event.Clean(path.Join(e.Root.Path(), b.Path), 300)
+	hint := "look what is mounted there: findmnt -T " + at
+	if b.Flagged() {
+		hint = "look at it with lsattr -d; if it may be changed: chattr -ia " + at
+	}
+	return &Error{Err: err, Hint: hint}
 }
 
 // versions tells, of the packages that the jail holds files of, which version is
@@ -390,11 +404,17 @@ func (e *Env) checkExecutables(ctx context.Context, world *fileset.World, known 
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
+		if errors.Is(err, unix.EXDEV) {
+			err = e.unblock(changeset.OtherMount(x))
+		}
 		if err != nil {
 			return err
 		}
 		cur, err := changeset.ReadState(int(d.Fd()), base)
 		d.Close()
+		if errors.Is(err, unix.EXDEV) {
+			return e.unblock(changeset.OtherMount(x))
+		}
 		if err != nil {
 			return fmt.Errorf("cannot read %s: %w", x, err)
 		}

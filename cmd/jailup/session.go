@@ -507,7 +507,7 @@ func (s *session) openRecord(e *steps.Env) error {
 func recordOf(e *steps.Env) (*os.File, error) {
 	// Durably: what recovery needs goes into it.
 	if err := sys.MkdirAll(e.RunDir(), 0o700); err != nil {
-		return nil, fmt.Errorf("cannot make the run's folder: %w", err)
+		return nil, e.NoRoom(fmt.Errorf("cannot make the run's folder: %w", err))
 	}
 	f, err := os.OpenFile(filepath.Join(e.RunDir(), "events.jsonl"), os.O_CREATE|os.O_APPEND|os.O_WRONLY|unix.O_NOFOLLOW, 0o600)
 	if err != nil {

@@ -40,6 +40,26 @@ type Input struct {
 	MtimeNS int64     // given to the directories in which something changes
 }
 
+// BlockedError says that no rename can change what is at Path: it has a flag of
+// chattr(1), or is not on the jail's mount.
+type BlockedError struct {
+	what string
+	Path string
+	why  string
+}
+
+const immutable = "it is immutable (chattr)"
+
+func (e *BlockedError) Error() string { return "cannot " + e.what + ": " + e.why }
+
+// OtherMount says that what is at p is not on the jail's mount.
+func OtherMount(p string) error {
+	return &BlockedError{"change " + p, p, "it lies on another mount"}
+}
+
+// Flagged tells whether it is a flag of chattr(1) that is in the way.
+func (e *BlockedError) Flagged() bool { return e.why == immutable }
+
 // Compute returns the operations that bring the jail to what is wanted. Files
 // that have the wanted content already are left alone, whatever their mode, unless
 // Meta says that it counts. Two wishes for one
@@ -228,7 +248,7 @@ func (c *computer) read(p string) (*State, error) {
 		return nil, nil
 	}
 	if errors.Is(err, unix.EXDEV) {
-		return nil, fmt.Errorf("cannot change %s: it lies on another mount", p)
+		return nil, OtherMount(p)
 	}
 	if err != nil {
 		return nil, err
@@ -236,10 +256,10 @@ func (c *computer) read(p string) (*State, error) {
 	defer d.Close()
 	if info, err := jail.StatAt(int(d.Fd()), base); err == nil {
 		if info.Immutable || info.Append {
-			return nil, fmt.Errorf("cannot change %s: it is immutable (chattr)", p)
+			return nil, &BlockedError{"change " + p, p, immutable}
 		}
 		if info.MountID != c.root.MountID() {
-			return nil, fmt.Errorf("cannot change %s: something is mounted on it", p)
+			return nil, &BlockedError{"change " + p, p, "something is mounted on it"}
 		}
 	}
 	st, err := ReadState(int(d.Fd()), base)
@@ -399,7 +419,7 @@ func (c *computer) rmdir(p string) error {
 		return err
 	}
 	if info.Immutable || info.Append {
-		return fmt.Errorf("cannot remove %s: it is immutable (chattr)", p)
+		return &BlockedError{"remove " + p, p, immutable}
 	}
 	st := stateOf(info)
 	if st.Xattrs, err = jail.Xattrs(d); err != nil {
@@ -455,10 +475,10 @@ func (c *computer) set(fsid string) (*Set, error) {
 			return nil, err
 		}
 		if info.Immutable || info.Append {
-			return nil, fmt.Errorf("cannot change what is in %s: it is immutable (chattr)", p)
+			return nil, &BlockedError{"change what is in " + p, p, immutable}
 		}
 		if info.MountID != c.root.MountID() {
-			return nil, fmt.Errorf("cannot change what is in %s: it lies on another mount", p)
+			return nil, &BlockedError{"change what is in " + p, p, "it lies on another mount"}
 		}
 		s.Dirs = append(s.Dirs, Dir{Path: p, OldMtimeNS: info.MtimeNS, NewMtimeNS: c.in.MtimeNS})
 	}

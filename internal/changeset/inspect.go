@@ -87,6 +87,31 @@ func (w *Worker) Drift() ([]string, error) {
 	return out, nil
 }
 
+// Damaged names the paths whose staged file is not what the set says, by digest:
+// a bit was flipped on its way to the disk or on it. Called before the first
+// operation.
+func (w *Worker) Damaged() ([]string, error) {
+	filled := map[string]bool{} // by an operation before
+	var out []string
+	for i := range w.set.Ops {
+		op := &w.set.Ops[i]
+		if op.Kind == Remove {
+			filled[op.Stage] = true
+		}
+		if op.Kind != Replace && op.Kind != Add || filled[op.Stage] {
+			continue
+		}
+		got, err := ReadState(int(w.stage.Fd()), op.Stage)
+		if err != nil {
+			return nil, describe("compare", op, err)
+		}
+		if !got.Same(op.New) || got == nil || got.Mode != op.New.Mode || got.UID != op.New.UID || got.GID != op.New.GID {
+			out = append(out, op.Path)
+		}
+	}
+	return out, nil
+}
+
 func (w *Worker) removes(p string) bool {
 	return slices.ContainsFunc(w.set.Ops, func(op Op) bool { return op.Path == p && (op.Kind == Remove || op.Kind == Rmdir) })
 }

@@ -266,7 +266,7 @@ func (m *model) removing(c sys.Call) {
 		}
 	}
 	run := stageOf.FindStringSubmatch(c.Path)
-	if run == nil {
+	if run == nil || c.Name == "reserve" {
 		return
 	}
 	if m.last[run[1]] && !m.open(run[1]) {
@@ -333,6 +333,8 @@ func (m *model) may(path, op string) bool {
 		return true // without a name it is dropped
 	case strings.Contains(base, ".tmp-"):
 		return true
+	case inStage && base == "reserve":
+		return true // room for the server that starts, and nothing in it
 	case op == "utimensat" && strings.Contains(path, "/cache/"):
 		return true // when it was last of use
 	case op == "unlink" && !critical[base] && !m.inJail(path):

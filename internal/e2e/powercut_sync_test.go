@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -71,20 +70,13 @@ func stories(t *testing.T) []story {
 	plain := func(args ...string) run { return run{args: args} }
 	add("upgrade", plain(upgrade...))
 	add("rollback", plain(back...))
-	at := func(trace []string, point string) int {
-		n := slices.IndexFunc(trace, func(line string) bool { return strings.HasSuffix(line, "point "+strconv.Quote(point)) })
-		require.GreaterOrEqual(t, n, 0, point)
-		return n + 1
-	}
-	trace := f.trace()
-	const some = 12 // calls into the install: files were exchanged, and nothing was synced
-	install, start, record := at(trace, "do install"), at(trace, "do start"), at(trace, "do record")
-	kill := func(n int, args []string) run { return run{-1, "kill:" + strconv.Itoa(n), args} }
-	fails := func(exit, n int, args []string) run { return run{exit, "error:" + strconv.Itoa(n) + ":EIO", args} }
-	add("upgrade that goes back", fails(3, start+1, upgrade))
-	add("upgrade that fails before the stop", fails(1, at(trace, "do rehearse")+1, upgrade))
-	add("recovery of an install", kill(install+some, upgrade), plain(recover...))
-	add("recovery after the commit", kill(record, upgrade), plain(recover...))
+	kill := func(at string, args []string) run { return run{-1, "kill:" + at, args} }
+	fails := func(exit int, at string, args []string) run { return run{exit, "error:" + at + ":EIO", args} }
+	add("upgrade that goes back", fails(3, "1@do seal", upgrade))
+	add("upgrade that fails before the stop", fails(1, "1@do snapshot", upgrade))
+	// Files were exchanged, and nothing was synced yet.
+	add("recovery of an install", kill("12@do install", upgrade), plain(recover...))
+	add("recovery after the commit", kill("1@do record", upgrade), plain(recover...))
 	shots, err := filepath.Glob(filepath.Join(h.dir, "state/snapshots/*"))
 	require.NoError(t, err)
 	require.NotEmpty(t, shots)

@@ -45,6 +45,7 @@ type Info struct {
 	Ino, Dev  uint64
 	Rdev      uint64
 	Nlink     uint32
+	Blocks    int64 // of 512 bytes, that it takes on disk
 	MountID   uint64
 	Immutable bool // chattr +i
 	Append    bool // chattr +a
@@ -191,7 +192,7 @@ func statx(fd int, name string, flags int) (Info, error) {
 		MtimeNS: st.Mtime.Sec*1e9 + int64(st.Mtime.Nsec),
 		CtimeNS: st.Ctime.Sec*1e9 + int64(st.Ctime.Nsec),
 		Ino:     st.Ino, Dev: unix.Mkdev(st.Dev_major, st.Dev_minor),
-		Rdev: unix.Mkdev(st.Rdev_major, st.Rdev_minor), Nlink: st.Nlink, MountID: st.Mnt_id,
+		Rdev: unix.Mkdev(st.Rdev_major, st.Rdev_minor), Nlink: st.Nlink, Blocks: int64(st.Blocks), MountID: st.Mnt_id,
 		Immutable: st.Attributes&unix.STATX_ATTR_IMMUTABLE != 0,
 		Append:    st.Attributes&unix.STATX_ATTR_APPEND != 0,
 	}, nil

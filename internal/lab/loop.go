@@ -83,8 +83,9 @@ const loopSlots = 6
 // Loop makes a file system of that type ("ext4", "xfs", "btrfs") in a file in
 // memory and mounts it. The mount point is returned; it goes with the test.
 // An xfs cannot be made smaller than 300 MB, nor a btrfs smaller than 16 MB:
-// less is taken as that. Only for a test inside InPrivateMounts.
-func Loop(t testing.TB, fstype string, sizeMB int) string {
+// less is taken as that. more are options of its mkfs. Only for a test inside
+// InPrivateMounts.
+func Loop(t testing.TB, fstype string, sizeMB int, more ...string) string {
 	t.Helper()
 	Need(t, "root", "loop", "mkfs."+fstype)
 	if os.Getenv(privateMark) == "" {
@@ -115,7 +116,7 @@ func Loop(t testing.TB, fstype string, sizeMB int) string {
 		t.Fatal(err)
 	}
 	mkfs, _ := lookPath("mkfs." + fstype)
-	if out, err := exec.Command(mkfs, append(args, image)...).CombinedOutput(); err != nil {
+	if out, err := exec.Command(mkfs, append(append(args, more...), image)...).CombinedOutput(); err != nil {
 		t.Fatalf("mkfs.%s: %v: %s", fstype, err, out)
 	}
 	if err := os.Mkdir(at, 0o755); err != nil {
@@ -210,20 +211,31 @@ func attach(image string) (*os.File, error) {
 // place; of btrfs, which cannot be, the image is copied while it is mounted.
 func CutPower(t testing.TB, at string) {
 	t.Helper()
-	if err := cutPower(at); err != nil {
+	if err := cutPower(at, shutdownNoLog); err != nil {
 		t.Fatalf("cannot cut the power of %s: %v", at, err)
 	}
 }
 
-// shutdownNoLog is the ioctl of ext4 and XFS that stops all writing, with the
-// flag that also leaves the log unwritten (linux: include/uapi, xfs_fs.h,
-// XFS_IOC_GOINGDOWN, XFS_FSOP_GOING_FLAGS_NOLOGFLUSH).
+// CutPowerFlushed is CutPower in the instant after the file system has written its
+// log, and no data: every name is there, and a file whose data nobody synced may
+// be empty. Of btrfs it is the same as CutPower.
+func CutPowerFlushed(t testing.TB, at string) {
+	t.Helper()
+	if err := cutPower(at, shutdownLog); err != nil {
+		t.Fatalf("cannot cut the power of %s: %v", at, err)
+	}
+}
+
+// shutdownIoctl is that of ext4 and XFS that stops all writing; with shutdownNoLog
+// the log is left unwritten as well (linux: include/uapi, xfs_fs.h,
+// XFS_IOC_GOINGDOWN, XFS_FSOP_GOING_FLAGS_LOGFLUSH and NOLOGFLUSH).
 const (
 	shutdownIoctl = 0x8004587d
+	shutdownLog   = 1
 	shutdownNoLog = 2
 )
 
-func cutPower(at string) error {
+func cutPower(at string, flag int) error {
 	dev, fstype, err := mountedOn(at)
 	if err != nil {
 		return err
@@ -251,7 +263,7 @@ func cutPower(at string) error {
 	if err != nil {
 		return err
 	}
-	err = unix.IoctlSetPointerInt(int(d.Fd()), shutdownIoctl, shutdownNoLog)
+	err = unix.IoctlSetPointerInt(int(d.Fd()), shutdownIoctl, flag)
 	d.Close()
 	if err != nil {
 		return fmt.Errorf("shutdown: %w", err)

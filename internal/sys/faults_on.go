@@ -5,6 +5,7 @@ package sys
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -119,6 +120,12 @@ func pass(when, op, name string) (now, later bool) {
 		for i, s := range f.signals {
 			if i > 0 {
 				time.Sleep(5 * time.Millisecond) // it was heard, and what hears the next is set
+			}
+			if s == unix.SIGSTOP { // at once: by this thread, and not by the one that is free first
+				runtime.LockOSThread()
+				_ = unix.Tgkill(os.Getpid(), unix.Gettid(), s)
+				runtime.UnlockOSThread()
+				continue
 			}
 			unix.Kill(os.Getpid(), s)
 		}
