@@ -205,6 +205,7 @@ func (s *unrecord) Name() string { return "record" }
 
 func (s *unrecord) Do(_ context.Context, run *Run) error {
 	e := s.e
+	e.freeReserve(&run.Facts)
 	m, err := manifest.LoadFile(e.file("manifest.json"))
 	switch {
 	case errors.Is(err, os.ErrNotExist):
