@@ -258,8 +258,9 @@ answers() { exec 3<>/dev/tcp/127.0.0.1/8080 && printf 'GET / HTTP/1.0\r\n\r\n' >
 n=0; until (answers) 2>/dev/null; do n=$((n+1)); [ $n -gt 1500 ] && { echo LAB-SILENT; break; }; sleep 0.2; done
 [ $n -gt 1500 ] || echo LAB-ANSWERS
 echo LAB-LOG; journalctl -b -o short-monotonic --no-pager -u web -u 'jailup*'; sync; echo LAB-CHECKED
-while read -r fault hold; do
+while read -r fault hold sync; do
 	fault=${fault//_/ }
+	[ -z "$sync" ] || while sleep 1; do sync; echo LAB-SYNCED; done &
 	echo LAB-UPGRADE "$fault"
 	JAILUP_FAULT="$fault" JAILUP_FAULT_HOLD=$hold JAILUP_FAULT_SAY=/dev/ttyS0 /usr/local/bin/jailup upgrade nginx --jail /srv/chroot --source dir:/srv/debs --soak 0s --start-timeout 10m
 	echo LAB-ENDED
@@ -287,11 +288,12 @@ func TestBootPowerCut(t *testing.T) {
 	v.Look(func(root string) { b.root = root; b.j = &lab.Jail{Dir: root + bootJail}; b.learnNew() })
 	cuts := []struct {
 		at, hold string
+		sync     string // "sync": the disk has all that was done; "": only what was flushed
 		want     string // what is left
 	}{
-		{at: "9@do_install", want: "old"},
-		{at: "9@do_install", hold: "off", want: "old"},
-		{at: "1@do_record", want: "new"},
+		{at: "9@do_install", hold: "on", sync: "sync", want: "old"},
+		{at: "9@do_install", hold: "off", sync: "sync", want: "old"},
+		{at: "1@do_record", hold: "on", want: "new"},
 	}
 	y.Cases(2)
 	y.Of(2)
@@ -300,15 +302,19 @@ func TestBootPowerCut(t *testing.T) {
 	require.True(t, v.Prints(patience, "LAB-CHECKED", 1), v.Screen())
 	require.Contains(t, v.Screen(), "LAB-ANSWERS")
 	for _, c := range cuts {
-		v.Type("halt:" + c.at + " " + c.hold)
+		v.Type("halt:" + c.at + " " + c.hold + " " + c.sync)
 		lab.Within(patience, func() bool {
 			return strings.Contains(v.Screen(), "fault: halted") || strings.Contains(v.Screen(), "LAB-ENDED")
 		})
 		require.Contains(t, v.Screen(), "fault: halted")
+		if c.sync != "" {
+			require.True(t, v.Prints(patience, "LAB-SYNCED", strings.Count(v.Screen(), "LAB-SYNCED")+2))
+		}
 		v.Cut()
 		v.Look(func(root string) {
 			b.root = root
-			require.Equal(t, c.hold == "", len(b.guards()) > 0, "the guard is on the disk: %v", b.guards())
+			require.Equal(t, c.hold == "on", len(b.guards()) > 0, "the guard is on the disk: %v", b.guards())
+			require.Equal(t, c.sync != "", !exists(filepath.Join(root, bootJail, "usr/sbin/nginx")), "the jail on the disk is mixed")
 		})
 		v.Boot()
 		what := "power cut at " + c.at
