@@ -44,7 +44,8 @@ func TestFaultSpoiltJournal(t *testing.T) {
 	f.h.must(0, "recovered", "recover", "--jail", f.j.Dir)
 	committed := cutOff("1@do record")
 	f.h.must(0, "recovered", "recover", "--jail", f.j.Dir)
-	f.whole(y, "committed")
+	require.Equal(t, "new", f.whole(y, "committed"))
+	f.h.must(0, "rolled-back", "rollback", "--jail", f.j.Dir, "--soak", "0s")
 	const slot = 64 << 10
 	newest := func(data []byte) int { // the slot of the newest record
 		if binary.LittleEndian.Uint64(data[8:]) > binary.LittleEndian.Uint64(data[slot+8:]) {
