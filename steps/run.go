@@ -207,27 +207,31 @@ func stuckUndo(e *Env, f Facts, res pipeline.Result) error {
 func Interrupted(stateDir string) (rec journal.Record, ok bool, err error) {
 	j, err := journal.OpenReadOnly(stateDir)
 	if errors.Is(err, os.ErrNotExist) {
-		return rec, false, lostJournal(stateDir)
+		return rec, false, lostJournal(stateDir, "")
 	}
 	if err != nil {
 		return rec, false, err
 	}
 	defer j.Close()
 	rec, err = j.Load()
-	if err == nil && rec.Phase == "" {
-		err = lostJournal(stateDir)
+	if err == nil {
+		err = lostJournal(stateDir, rec.Run)
 	}
 	return rec, err == nil && rec.Open(), err
 }
 
-// lostJournal is an error where no record is there and must have been: the last
-// run of the jail has computed what it changes, and nobody has noted its end.
-func lostJournal(stateDir string) error {
+// lostJournal is an error where the record is of another run than it must be, or
+// there is none: the last run of the jail has computed what it changes, which comes
+// after its first record, and nobody has noted its end.
+func lostJournal(stateDir, recorded string) error {
 	runs, err := runNames(stateDir)
 	if err != nil || len(runs) == 0 {
 		return err
 	}
 	last := runs[len(runs)-1]
+	if last == recorded {
+		return nil
+	}
 	if retired, err := os.ReadFile(filepath.Join(stateDir, retiredFile)); err == nil && last <= strings.TrimSpace(string(retired)) {
 		return nil
 	}
@@ -249,7 +253,7 @@ func lostJournal(stateDir string) error {
 	if err != nil || ended || !changes {
 		return nil
 	}
-	return fmt.Errorf("cannot tell how run %s ended: its journal is gone: %w", last, journal.ErrDamaged)
+	return fmt.Errorf("cannot tell how run %s ended: the journal is not of that run: %w", last, journal.ErrDamaged)
 }
 
 // retiredFile names the last run of a jail that is no more.
