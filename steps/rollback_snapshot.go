@@ -130,13 +130,16 @@ func (s *choose) wants(snap *backup.Snapshot, owned map[string]bool, added map[s
 	}
 	defer tree.Close()
 	dirs := e.confDirs()
-	in := &changeset.Input{MtimeNS: time.Now().UnixNano()}
+	in := &changeset.Input{MtimeNS: time.Now().UnixNano(), DirTimes: map[string]int64{}}
 	there := map[string]bool{}
 	for entry, err := range snap.Manifest() {
 		if err != nil {
 			return nil, err
 		}
 		p := entry.Path
+		if entry.Type == backup.Dir {
+			in.DirTimes[p] = entry.MtimeNS // also of those that no package owns
+		}
 		_, changed := added[p]
 		mine := (owned[p] || changed || slices.ContainsFunc(dirs, func(d string) bool { return strings.HasPrefix(p, d+"/") })) && !recipes.Match(e.Recipe.State, p)
 		if !mine {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/jailup/jailup/backup"
 	"github.com/jailup/jailup/internal/config"
 	"github.com/jailup/jailup/internal/event"
 	"github.com/jailup/jailup/internal/guard"
@@ -81,7 +82,23 @@ func (s *session) recoverJail(ctx context.Context) error {
 	if err != nil {
 		return s.fail(err)
 	}
+	if err := s.sweepStore(ctx); err != nil {
+		s.events.Notice(event.Warning, err.Error(), "")
+	}
 	return s.finish(nil, out)
+}
+
+// sweepStore removes copies that have no name yet and that nobody makes any more.
+func (s *session) sweepStore(ctx context.Context) error {
+	if _, err := os.Stat(*s.set.Snapshots); err != nil {
+		return nil
+	}
+	store, err := backup.NewCopy(*s.set.Snapshots)
+	if err != nil {
+		return err
+	}
+	_, err = store.Sweep(ctx)
+	return err
 }
 
 // recoverAll goes on where one jail cannot be recovered; the worst exit status

@@ -38,6 +38,8 @@ type Input struct {
 	Remove  []string  // files and links to take out
 	Rmdir   []string  // directories to remove if nothing else is in them
 	MtimeNS int64     // given to the directories in which something changes
+	// DirTimes are the times of those that had one of their own, by path.
+	DirTimes map[string]int64
 }
 
 // BlockedError says that no rename can change what is at Path: it has a flag of
@@ -480,7 +482,11 @@ func (c *computer) set(fsid string) (*Set, error) {
 		if info.MountID != c.root.MountID() {
 			return nil, &BlockedError{"change what is in " + p, p, "it lies on another mount"}
 		}
-		s.Dirs = append(s.Dirs, Dir{Path: p, OldMtimeNS: info.MtimeNS, NewMtimeNS: c.in.MtimeNS})
+		then := c.in.MtimeNS
+		if own, ok := c.in.DirTimes[p]; ok {
+			then = own
+		}
+		s.Dirs = append(s.Dirs, Dir{Path: p, OldMtimeNS: info.MtimeNS, NewMtimeNS: then})
 	}
 	return s, nil
 }

@@ -319,7 +319,9 @@ func (f *faultRun) snapshots() (ids []string) {
 	list, err := filepath.Glob(filepath.Join(f.h.dir, "state/snapshots/*/meta.json"))
 	require.NoError(f.t, err)
 	for _, p := range list {
-		ids = append(ids, filepath.Base(filepath.Dir(p)))
+		if id := filepath.Base(filepath.Dir(p)); !strings.HasPrefix(id, ".") {
+			ids = append(ids, id)
+		}
 	}
 	return ids
 }
