@@ -190,6 +190,8 @@ func (s *verify) Do(ctx context.Context, run *Run) error {
 	if err := e.verifyNow(ctx, e.Options.Policy, after, mayStart); err != nil {
 		return err
 	}
+	// The commit is written next, and a full btrfs has no room even for that.
+	e.freeReserve(&run.Facts)
 	return e.stopAll(ctx, after, run.Facts.Grace, func(u *unit) bool { return !u.facts.Running && mayStart(u) })
 }
 
