@@ -206,7 +206,7 @@ func fillDisk(t testing.TB, dir string, leave int) (empty func()) {
 		for _, f := range all {
 			_ = os.Truncate(f, 0)
 		}
-		require.NoError(t, os.RemoveAll(at)) //nolint:forbidigo // of the test's own
+		require.NoError(t, os.RemoveAll(at))
 		lab.Sync(t, dir)
 	}
 }

@@ -57,12 +57,11 @@ type powerRun struct {
 func newPowerRun(t *testing.T, fstype string, flushed bool) *powerRun {
 	mnt := lab.Loop(t, fstype, 400)
 	f := newFaultRun(t, mnt)
-	plain := lab.Plain(t, lab.NginxPair(t))
-	f.h.debs = newHost(t, plain.Old, plain.New).debs
+	f.warm() // with a state of its own, which is not seen again; only the cache is
+	f.h.extra = []string{"--cache-dir", filepath.Join(f.h.dir, "cache")}
 	f.h.dir = filepath.Join(mnt, "host")
 	require.NoError(t, os.Mkdir(f.h.dir, 0o755))
-	f.h.extra = []string{"--cache-dir", filepath.Join(lab.ShmDir(t), "cache")}
-	f.h.env = append(f.h.env, "JAILUP_FAULT_LOOKS=20ms", "JAILUP_FAULT_GUARD=off")
+	f.h.env = append(f.h.env, "JAILUP_FAULT_GUARD=off")
 	y := lab.NewTally(t, "power cut")
 	y.Cases(1)
 	return &powerRun{faultRun: f, y: y, mnt: mnt, flushed: flushed, whole: map[string]bool{}}
@@ -220,6 +219,8 @@ func (p *powerRun) toNew() {
 }
 
 func (p *powerRun) upgrades(i int) {
+	p.toNew() // the first one makes folders
+	p.toOld()
 	trace := p.trace()
 	all := spots(trace, "do preflight")
 	dense := slices.IndexFunc(all, func(s spot) bool { return s.step == "do arm" })
