@@ -121,6 +121,9 @@ var newJailName = regexp.MustCompile(`^\..+\.jailup-new-` + RunPattern + `(-stag
 // RunPattern is what a run's id looks like, as a regular expression.
 const RunPattern = `[0-9]{8}T[0-9]{6}Z-[0-9a-f]{7}`
 
+// NewJailNames is the regular expression of the names under which a jail is built.
+func NewJailNames() string { return newJailName.String() }
+
 func isNewJail(name string) bool { return newJailName.MatchString(name) }
 
 // Vacant tells whether a jail can be created at dir: nothing is there, or an

@@ -19,6 +19,7 @@ import (
 	"github.com/jailup/jailup/internal/jail"
 	"github.com/jailup/jailup/internal/service"
 	"github.com/jailup/jailup/internal/sys"
+	"github.com/jailup/jailup/internal/wall"
 	"github.com/jailup/jailup/internal/webconf"
 	"github.com/jailup/jailup/recipes"
 )
@@ -240,7 +241,11 @@ func (o *Outside) ask(ctx context.Context, args ...string) ([]byte, error) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, o.Exe, args...)
 	cmd.Dir, cmd.Env, cmd.WaitDelay = "/", o.Env, time.Second
-	out, err := cmd.CombinedOutput()
+	var out []byte
+	err := wall.Host(func() (err error) { // it is a program of the host
+		out, err = cmd.CombinedOutput()
+		return err
+	})
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}

@@ -29,6 +29,11 @@ type app struct {
 	yes    bool
 	boot   bool // recover --boot
 	code   int  // the exit status, where a verb has decided it
+
+	// quiet stops the catching of signals and tells whether one has come; hear
+	// begins it again. Only the program itself has them, and a second wall.
+	quiet func() error
+	hear  func()
 }
 
 // usageError marks a wrong command line.

@@ -69,6 +69,9 @@ func (a *app) createWith(ctx context.Context, s *session) error {
 	if err := jail.CheckPlace(dir); err != nil {
 		return s.refuse(&steps.Error{Err: err, Hint: "give the jail a folder of its own, such as /srv/jails/shop"})
 	}
+	if err := s.behindWall(ctx, s.placeWall(dir, []string{steps.NewJailNames()}, *s.set.CacheDir)); err != nil {
+		return s.refuse(err)
+	}
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	s.events.RunStart(event.RunStart{Verb: "create", Server: s.recipe.Name, Jail: dir, Version: version()})

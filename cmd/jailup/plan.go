@@ -15,6 +15,7 @@ import (
 	"github.com/jailup/jailup/internal/event"
 	"github.com/jailup/jailup/internal/sys"
 	"github.com/jailup/jailup/internal/ui"
+	"github.com/jailup/jailup/internal/wall"
 	"github.com/jailup/jailup/steps"
 )
 
@@ -58,6 +59,9 @@ func (a *app) preview(ctx context.Context, s *session, f planFlags) error {
 	if _, err := s.openJail(); err != nil {
 		return s.refuse(err)
 	}
+	if err := s.behindWall(ctx, wall.Spec{Dirs: s.cacheOnly()}); err != nil {
+		return s.refuse(err)
+	}
 	s.events.RunStart(event.RunStart{Verb: "plan", Server: s.asked, Jail: s.root.Path(), Version: version()})
 	if s.id != "" {
 		s.tellWhatIsOpen()
@@ -89,7 +93,7 @@ func (a *app) preview(ctx context.Context, s *session, f planFlags) error {
 		}
 		file, err := filepath.Abs(f.file)
 		if err == nil {
-			err = sys.WriteFileAtomic(file, []byte(b.String()), 0o644)
+			err = writeOutside(file, []byte(b.String()))
 		}
 		if err != nil {
 			return s.fail(err)
@@ -108,6 +112,33 @@ func (a *app) preview(ctx context.Context, s *session, f planFlags) error {
 		return errTold
 	}
 	return nil
+}
+
+// writeOutside writes a file where the user wants it, which is outside of the wall.
+func writeOutside(file string, data []byte) error {
+	var dir *os.File
+	err := wall.Host(func() (err error) {
+		dir, err = sys.OpenDir(filepath.Dir(file))
+		return err
+	})
+	if err == nil {
+		defer dir.Close()
+		err = sys.Admit(dir)
+	}
+	if err == nil {
+		err = sys.WriteFileAt(int(dir.Fd()), filepath.Base(file), data, 0o644)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot write %s: %w", file, err)
+	}
+	return nil
+}
+
+// cacheOnly is the folder that a plan works in.
+func (s *session) cacheOnly() []string {
+	_ = sys.MkdirAll(filepath.Dir(*s.set.CacheDir), 0o755)
+	_ = sys.MkdirAll(*s.set.CacheDir, 0o700)
+	return []string{*s.set.CacheDir}
 }
 
 var scratchName = regexp.MustCompile(`^plan-` + steps.RunPattern + `$`)

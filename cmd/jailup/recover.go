@@ -17,6 +17,7 @@ import (
 	"github.com/jailup/jailup/internal/guard"
 	"github.com/jailup/jailup/internal/journal"
 	"github.com/jailup/jailup/internal/source"
+	"github.com/jailup/jailup/internal/wall"
 	"github.com/jailup/jailup/steps"
 )
 
@@ -62,12 +63,14 @@ func (a *app) recoverOne(ctx context.Context) error {
 func (s *session) recoverJail(ctx context.Context) error {
 	known, err := s.openJail()
 	if err != nil {
+		s.tellTrouble()
 		return s.fail(err)
 	}
 	if !known && s.trouble != nil {
 		return s.fail(s.trouble) // it may name the state that knows this jail
 	}
 	if !known {
+		s.tellTrouble()
 		s.events.Notice(event.Info, "jailup does not know this jail: there is nothing to recover", "")
 		if err := errors.Join(s.registry.Sweep(ctx), source.SweepCache(*s.set.CacheDir)); err != nil {
 			s.events.Notice(event.Warning, err.Error(), "")
@@ -115,6 +118,11 @@ func (a *app) recoverAll(ctx context.Context) error {
 	}
 	if len(jails) == 0 && s.trouble != nil {
 		return s.fail(s.trouble)
+	}
+	if len(jails) > 0 && os.Geteuid() == 0 {
+		if err := s.behindWall(ctx, s.allWall(jails)); err != nil {
+			return s.fail(err)
+		}
 	}
 	s.ui.Close()
 	worst := 0
@@ -260,6 +268,10 @@ func (a *app) guardian(ctx context.Context, f guardianFlags) error {
 	if f.release {
 		return release()
 	}
+	if wall.Inside() != nil { // it has watched, and has built its wall since
+		guard.Endure()
+		return a.recoverDead(ctx)
+	}
 	end, err := guard.Watch(f.id, say, func() error {
 		if !f.hold {
 			return nil
@@ -285,6 +297,11 @@ func (a *app) guardian(ctx context.Context, f guardianFlags) error {
 		return nil
 	}
 	say("the run died; recovering")
+	return a.recoverDead(ctx)
+}
+
+// recoverDead is the guardian's recovery of a run that has died.
+func (a *app) recoverDead(ctx context.Context) error {
 	a.flags.LockWait = nil
 	if err := a.flags.Set("lock-wait", "1000h"); err != nil {
 		return err

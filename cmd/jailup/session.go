@@ -63,6 +63,9 @@ type session struct {
 	began  time.Time
 
 	trouble error // of the configuration, where a recovery goes on without it
+	// troubleTold: behind the wall, so that it is told once.
+	troubleTold bool
+	walled      bool // what is missing in the second wall is told
 }
 
 // configuration reads the configuration files and the recipes.
@@ -140,10 +143,29 @@ func (a *app) open(verb string) (*session, error) {
 	s.registry = journal.OpenRegistry(*s.set.StateDir, s.dirs.Run)
 	s.ui = a.newUI(s.set)
 	s.events = event.New(s.run, nil, s.ui, notify{})
-	if s.trouble = trouble; trouble != nil {
-		s.events.Notice(event.Warning, trouble.Error(), "")
-	}
+	s.trouble = trouble
 	return s, nil
+}
+
+// tellTrouble says, once, that a recovery goes on without the configuration.
+func (s *session) tellTrouble() {
+	if s.trouble != nil && !s.troubleTold {
+		s.troubleTold = true
+		s.events.Notice(event.Warning, s.trouble.Error(), "")
+	}
+}
+
+// writes are the folders, beside the state, that the verb writes to.
+func (s *session) writes() []string {
+	switch s.verb {
+	case "upgrade":
+		return []string{*s.set.Snapshots, *s.set.CacheDir}
+	case "rollback", "snapshot create", "snapshot prune":
+		return []string{*s.set.Snapshots}
+	case "recover": // it sweeps the cache
+		return []string{*s.set.Snapshots, *s.set.CacheDir}
+	}
+	return nil
 }
 
 // realPath resolves the links of what is there of a path.
@@ -300,6 +322,10 @@ func (s *session) take(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := s.behindWall(ctx, s.jailWall(s.writes()...)); err != nil {
+		return err
+	}
+	s.tellTrouble()
 	who, err := journal.Identify(s.root.Fd(), s.root.Path())
 	if err != nil {
 		return err

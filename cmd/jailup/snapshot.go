@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -262,6 +263,9 @@ func (s *session) restore(ctx context.Context, store backup.Store, id, into stri
 		err = placeOf(abs)
 	}
 	if err != nil {
+		return s.refuse(err)
+	}
+	if err := s.behindWall(ctx, s.placeWall(abs, []string{`^\.` + regexp.QuoteMeta(filepath.Base(abs)) + `\.tmp-`})); err != nil {
 		return s.refuse(err)
 	}
 	snap, err := s.snapshot(ctx, store, id)

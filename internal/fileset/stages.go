@@ -47,6 +47,9 @@ func OpenStages(parent *os.File, name string, mount uint64) (*Stages, error) {
 			err = &ForeignError{s.path, "lies on another mount than the jail"}
 		}
 	}
+	if err == nil {
+		err = sys.Admit(s.dir)
+	}
 	if err != nil {
 		s.Close()
 		return nil, err
@@ -56,15 +59,15 @@ func OpenStages(parent *os.File, name string, mount uint64) (*Stages, error) {
 
 // MakeStages is OpenStages that makes the folder, mode 0700, where there is none.
 func MakeStages(parent *os.File, name string, mount uint64) (*Stages, error) {
-	if err := makeOwn(parent, name); err != nil {
+	if err := makeOwn(parent, name, sys.MkdiratOwn); err != nil {
 		parent.Close()
 		return nil, fmt.Errorf("cannot make %s: %w", filepath.Join(parent.Name(), name), err)
 	}
 	return OpenStages(parent, name, mount)
 }
 
-func makeOwn(parent *os.File, name string) error {
-	err := sys.Mkdirat(int(parent.Fd()), name, 0o700)
+func makeOwn(parent *os.File, name string, mkdirat func(dir int, name string, mode uint32) error) error {
+	err := mkdirat(int(parent.Fd()), name, 0o700)
 	if errors.Is(err, unix.EEXIST) {
 		return nil // whose it is, is looked at when it is open
 	}
@@ -139,7 +142,7 @@ func (s *Stages) Close() {
 
 // Make makes the stage of that name; one that is there is opened.
 func (s *Stages) Make(name string) (*Stage, error) {
-	if err := makeOwn(s.dir, name); err != nil {
+	if err := makeOwn(s.dir, name, sys.Mkdirat); err != nil {
 		return nil, fmt.Errorf("cannot make the stage %s: %w", filepath.Join(s.path, name), err)
 	}
 	return s.Open(name)
@@ -176,7 +179,7 @@ func (s *Stages) RemoveIfEmpty() error {
 	if s.parent == nil {
 		return nil
 	}
-	err := sys.Unlinkat(int(s.parent.Fd()), s.name, unix.AT_REMOVEDIR)
+	err := sys.RmdirOwn(int(s.parent.Fd()), s.name)
 	if err == nil || errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENOENT) {
 		return nil
 	}

@@ -21,6 +21,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/jailup/jailup/internal/wall"
 )
 
 const (
@@ -63,7 +65,11 @@ func command(args, env []string, log *os.File) *exec.Cmd {
 // the error.
 func Run(args, env []string) error {
 	cmd := command(args, env, nil)
-	out, err := cmd.CombinedOutput()
+	var out []byte
+	err := wall.Host(func() (err error) {
+		out, err = cmd.CombinedOutput()
+		return err
+	})
 	if text := strings.TrimSpace(string(out)); err != nil && text != "" {
 		return fmt.Errorf("%w: %s", err, text)
 	}
@@ -94,7 +100,7 @@ func Start(args []string, env []string, log *os.File) (*Guardian, error) {
 	cmd := command(args, env, log)
 	cmd.ExtraFiles = []*os.File{pidfd, r, readyW}
 	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
-	err = cmd.Start()
+	err = wall.Host(cmd.Start) // it builds a wall of its own when it is needed
 	readyW.Close()
 	if err != nil {
 		w.Close()
@@ -155,12 +161,18 @@ const (
 	Left
 )
 
+// Endure keeps the guardian from being ended by what ends the jobs of a terminal.
+// The signals are caught and dropped, not ignored: what it starts would inherit
+// that.
+func Endure() {
+	signal.Notify(make(chan os.Signal, 1), unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGPIPE, unix.SIGQUIT, unix.SIGTSTP)
+}
+
 // Watch is the guardian's own work. It moves into a cgroup with the jail's id in
 // its name (told through log where it cannot), calls prepare, whose error is that
 // of Start, and returns when the run that started it has ended.
 func Watch(id string, log func(string), prepare func() error) (End, error) {
-	// Caught and dropped, not ignored: what the guardian starts would inherit that.
-	signal.Notify(make(chan os.Signal, 1), unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGPIPE, unix.SIGQUIT, unix.SIGTSTP)
+	Endure()
 	for _, fd := range []int{pidFd, pipeFd, readyFd} {
 		unix.CloseOnExec(fd)
 	}

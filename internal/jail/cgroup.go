@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/jailup/jailup/internal/wall"
 )
 
 // cgroup bounds the threads of a box, which RLIMIT_NPROC does not do for root
@@ -25,7 +27,15 @@ const cgroupPrefix = "jailup-box-" // and the process's id, and something random
 // below the hierarchy's root, as container managers do. It returns nil where none
 // can be made, for want of the controllers, of rights or of a writable mount: the
 // box then has the other limits only.
-func newCgroup(memory int64) *cgroup {
+func newCgroup(memory int64) (c *cgroup) {
+	_ = wall.Host(func() error { // the wall has /sys read-only
+		c = makeCgroup(memory)
+		return nil
+	})
+	return c
+}
+
+func makeCgroup(memory int64) *cgroup {
 	text, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
 		return nil
@@ -94,9 +104,12 @@ func (c *cgroup) add(pid int) {
 	if c == nil {
 		return
 	}
-	for _, d := range c.dirs {
-		_ = setCgroup(d, "cgroup.procs", int64(pid))
-	}
+	_ = wall.Host(func() error {
+		for _, d := range c.dirs {
+			_ = setCgroup(d, "cgroup.procs", int64(pid))
+		}
+		return nil
+	})
 }
 
 // remove removes it once its processes are gone; nil is fine.
@@ -104,14 +117,17 @@ func (c *cgroup) remove() {
 	if c == nil {
 		return
 	}
-	for _, d := range c.dirs {
-		for range 50 {
-			if err := unix.Rmdir(d); !errors.Is(err, unix.EBUSY) {
-				break
+	_ = wall.Host(func() error {
+		for _, d := range c.dirs {
+			for range 50 {
+				if err := unix.Rmdir(d); !errors.Is(err, unix.EBUSY) {
+					break
+				}
+				time.Sleep(10 * time.Millisecond)
 			}
-			time.Sleep(10 * time.Millisecond)
 		}
-	}
+		return nil
+	})
 }
 
 // sweepCgroups removes those whose maker was killed. The kernel refuses to remove

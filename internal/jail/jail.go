@@ -23,12 +23,15 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/jailup/jailup/internal/wall"
 )
 
 // Root is an open jail. It is safe for concurrent use; after Close every call
 // fails.
 type Root struct {
 	dir  *os.File
+	host *os.File // the same directory on the host's mounts; nil where dir is
 	path string
 	dev  uint64
 	ino  uint64
@@ -110,7 +113,38 @@ func Open(dir string) (*Root, error) {
 		return nil, fmt.Errorf("cannot open jail %s: %w", dir, err)
 	}
 	r.dev, r.ino, r.mnt = info.Dev, info.Ino, info.MountID
+	if w := wall.Inside(); w != nil && w.Mounts() {
+		if r.host, err = r.onHost(); err != nil {
+			r.Close()
+			return nil, fmt.Errorf("cannot open jail %s: %w", dir, err)
+		}
+	}
 	return r, nil
+}
+
+// onHost opens the root once more where it lies on the host's own mounts: those
+// of this process are read-only for the most part, nosuid and nodev, and what is
+// started in the jail shall live on none of them.
+func (r *Root) onHost() (f *os.File, err error) {
+	err = wall.Host(func() error {
+		fd, err := unix.Openat2(unix.AT_FDCWD, r.path, &unix.OpenHow{
+			Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+			Resolve: unix.RESOLVE_NO_SYMLINKS,
+		})
+		if err != nil {
+			return err
+		}
+		f = os.NewFile(uintptr(fd), r.path)
+		info, err := Fstat(fd)
+		if err == nil && (info.Dev != r.dev || info.Ino != r.ino) {
+			err = errors.New("another directory has taken its place")
+		}
+		if err != nil {
+			f.Close()
+		}
+		return err
+	})
+	return f, err
 }
 
 // plain takes the path out of an error that will be named by its caller.
@@ -122,8 +156,13 @@ func plain(err error) error {
 	return err
 }
 
-// Close releases the descriptor. A second call returns an error.
-func (r *Root) Close() error { return r.dir.Close() }
+// Close releases the descriptors. A second call returns an error.
+func (r *Root) Close() error {
+	if r.host != nil {
+		r.host.Close()
+	}
+	return r.dir.Close()
+}
 
 // Path returns the jail's real path on the host. It is for messages: whoever
 // joins something to it has left the jail's protection.
@@ -131,6 +170,15 @@ func (r *Root) Path() string { return r.path }
 
 // Fd returns the descriptor of the root directory, good as long as r is open.
 func (r *Root) Fd() int { return int(r.dir.Fd()) }
+
+// HostFd is Fd for what is started in the jail: the directory as the host has it
+// mounted.
+func (r *Root) HostFd() int {
+	if r.host != nil {
+		return int(r.host.Fd())
+	}
+	return r.Fd()
+}
 
 // DevIno identifies the root directory now, as stat of /proc/PID/root/. shows it
 // for a process that is chrooted into it.
@@ -158,6 +206,9 @@ const resolveIn = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS
 // pauses, for half a second: somebody who renames all the time must not make a
 // path look as if it were not there.
 func (r *Root) open(p string, flags, resolve uint64) (int, error) {
+	if naive() {
+		return r.openNaively(p, flags)
+	}
 	how := unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: resolve}
 	var err error
 	for try := range 100 {
@@ -420,6 +471,9 @@ func (r *Root) RealPath(p string) (string, error) {
 // and takes one from the other: both answers move together when somebody
 // renames a parent of the jail.
 func (r *Root) nameOf(fd int, p string) (string, error) {
+	if naive() {
+		return path.Clean("/" + p), nil
+	}
 	for range 5 {
 		root, err := ReadlinkAt(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", r.Fd()))
 		if err != nil {

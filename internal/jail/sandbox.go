@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -98,6 +99,10 @@ func (r *Root) Run(ctx context.Context, b Box) (*BoxResult, error) {
 	defer stop(nil)
 	ctx, cancel := context.WithTimeout(ctx, b.Timeout)
 	defer cancel()
+	// The box ends with the thread that started it (Pdeathsig), so that thread is
+	// kept: a goroutine that ends its thread might get it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	stage := b.Stage
 	if stage == nil {
 		stage = r.dir

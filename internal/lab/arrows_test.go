@@ -13,16 +13,17 @@ const module = "github.com/jailup/jailup"
 // arrow is a rule on imports: no room of from may import one of to. A room is
 // a path below the module; it stands for all below it. Tests are free.
 type arrow struct {
-	from, except, to []string
-	why              string
+	from, except, to, but []string
+	why                   string
 }
 
 func arrows() []arrow {
-	low := []string{"internal/sys", "internal/event", "internal/jail", "internal/journal", "internal/changeset", "internal/pipeline", "internal/elfdeps"}
+	low := []string{"internal/wall", "internal/sys", "internal/event", "internal/jail", "internal/journal", "internal/changeset", "internal/pipeline", "internal/elfdeps"}
 	above := []string{"cmd", "steps", "checks", "backup", "recipes", "internal/pkgs", "internal/source", "internal/service", "internal/ui"}
 	return []arrow{
 		{from: low, to: above, why: "a low room knows nobody above it: it can be read, tested and reused alone"},
-		{from: []string{"internal/sys", "internal/event"}, to: []string{""}, why: "the lowest rooms know no other"},
+		{from: []string{"internal/wall", "internal/event"}, to: []string{""}, why: "the lowest rooms know no other"},
+		{from: []string{"internal/sys"}, to: []string{""}, but: []string{"internal/wall"}, why: "what changes the disk knows only the wall around it"},
 		{from: []string{"internal/pipeline"}, to: []string{"internal/jail", "internal/changeset"}, why: "the engine knows nothing of jails: its crash rules are proven without one"},
 		{from: []string{"internal"}, to: []string{"cmd", "steps"}, why: "arrows run one way: cmd, then steps, then the rest"},
 		{from: []string{"backup", "checks", "recipes"}, to: []string{"cmd", "steps"}, why: "arrows run one way: cmd, then steps, then the rest"},
@@ -55,7 +56,7 @@ func TestArrowsBetweenTheRooms(t *testing.T) {
 				continue
 			}
 			for _, a := range arrows() {
-				if in(from, a.from) && !in(from, a.except) && in(to, a.to) && !sameRoom(from, to) {
+				if in(from, a.from) && !in(from, a.except) && in(to, a.to) && !in(to, a.but) && !sameRoom(from, to) {
 					t.Errorf("%s must not import %s: %s", from, to, a.why)
 				}
 			}

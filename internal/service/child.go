@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -15,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/jailup/jailup/internal/jail"
+	"github.com/jailup/jailup/internal/wall"
 )
 
 // What a started server must not get from us, and how it is kept from it:
@@ -28,6 +28,7 @@ import (
 //	capabilities  none that it would inherit beside what a root's execve gives it
 //	terminal      a session of its own
 //	umask         022
+//	mounts        those of the host, whatever jailup itself sees
 //	limits        those of the server as it ran before, its place in the queue for a
 //	              processor and its score for want of memory as well; without such
 //	              a server, ours (the Go runtime gives back the soft limit of open
@@ -70,15 +71,12 @@ func spawn(root int, argv, env []string, out *os.File, like *Surroundings) (cmd 
 	if like != nil && like.inherited() {
 		like = nil
 	}
-	started := make(chan error)
-	go func() {
-		// A child inherits umask and signal mask of the thread that forks it. This
-		// thread gets its own, and is never unlocked: it ends with the goroutine.
-		runtime.LockOSThread()
+	// A child inherits umask, signal mask and mounts of the thread that forks it.
+	// This one gets its own, and ends afterwards.
+	err = wall.Host(func() error {
 		cmd = command()
 		if like == nil {
-			started <- startHere(cmd)
-			return
+			return startHere(cmd)
 		}
 		cmd.SysProcAttr.Ptrace = true // it stops before its program begins
 		err := startHere(cmd)
@@ -91,9 +89,8 @@ func spawn(root int, argv, env []string, out *os.File, like *Surroundings) (cmd 
 				odd = like.give(cmd.Process.Pid)
 			}
 		}
-		started <- err
-	}()
-	err = <-started
+		return err
+	})
 	return cmd, odd, err
 }
 

@@ -90,7 +90,7 @@ func (c *ProcessController) Start(ctx context.Context, o StartOptions) (Server, 
 		c.output.Close()
 	}
 	c.output = out
-	root := c.root.Fd()
+	root := c.root.HostFd()
 	if c.outside {
 		root = -1
 	}

@@ -14,6 +14,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/jailup/jailup/internal/wall"
 )
 
 // FaultPoints tells whether this binary was built to be killed at will.
@@ -54,7 +56,7 @@ type faults struct {
 var setup = sync.OnceValue(func() *faults {
 	f := &faults{counter: new(uint64)}
 	if path := os.Getenv("JAILUP_FAULT_COUNTER"); path != "" {
-		file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		file, err := openOutside(path, os.O_RDWR|os.O_CREATE)
 		if err == nil && file.Truncate(8) == nil {
 			if m, err := unix.Mmap(int(file.Fd()), 0, 8, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err == nil {
 				f.counter = (*uint64)(unsafe.Pointer(&m[0]))
@@ -63,7 +65,7 @@ var setup = sync.OnceValue(func() *faults {
 		}
 	}
 	if path := os.Getenv("JAILUP_FAULT_TRACE"); path != "" {
-		f.trace, _ = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+		f.trace, _ = openOutside(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND)
 	}
 	part := strings.Split(os.Getenv("JAILUP_FAULT"), ":")
 	if len(part) < 2 {
@@ -88,6 +90,15 @@ var setup = sync.OnceValue(func() *faults {
 	}
 	return f
 })
+
+// openOutside opens a file of a test, which lies on the other side of the wall.
+func openOutside(path string, flags int) (f *os.File, err error) {
+	err = wall.Host(func() error {
+		f, err = os.OpenFile(path, flags, 0o600)
+		return err
+	})
+	return f, err
+}
 
 // pass tells whether the fault is due here: at its point, or from there on.
 func pass(when, op, name string) (now, later bool) {

@@ -32,6 +32,12 @@ func do(op, name string, call func() error) error {
 	return err
 }
 
+// handed is do for a call that makes, renames or removes a name: one of the hands
+// makes it.
+func handed(op, name string, call func() error) error {
+	return do(op, name, func() error { return byHand(call) })
+}
+
 // retries is how often a call is interrupted before that is an error. No real
 // storm of signals gets there; a file system that answers nothing else would.
 const retries = 10_000
@@ -48,7 +54,7 @@ func retry(call func() error) (err error) {
 // Renameat2 renames as renameat2(2) does; flags are unix.RENAME_EXCHANGE,
 // unix.RENAME_NOREPLACE or 0.
 func Renameat2(oldDir int, oldName string, newDir int, newName string, flags uint) error {
-	return watchRename(oldDir, oldName, newDir, newName, flags)(do("renameat2", newName, func() error {
+	return watchRename(oldDir, oldName, newDir, newName, flags)(handed("renameat2", newName, func() error {
 		return unix.Renameat2(oldDir, oldName, newDir, newName, flags)
 	}))
 }
@@ -56,7 +62,7 @@ func Renameat2(oldDir int, oldName string, newDir int, newName string, flags uin
 // Mkdirat makes a directory with exactly the given permission bits, whatever
 // the umask is.
 func Mkdirat(dir int, name string, mode uint32) error {
-	err := watchName("mkdirat", dir, name)(do("mkdirat", name, func() error { return unix.Mkdirat(dir, name, mode&0o7777) }))
+	err := watchName("mkdirat", dir, name)(handed("mkdirat", name, func() error { return unix.Mkdirat(dir, name, mode&0o7777) }))
 	if err != nil {
 		return err
 	}
@@ -65,17 +71,17 @@ func Mkdirat(dir int, name string, mode uint32) error {
 
 // Unlinkat removes a name; flags is 0 or unix.AT_REMOVEDIR.
 func Unlinkat(dir int, name string, flags int) error {
-	return watchName("unlinkat", dir, name)(do("unlinkat", name, func() error { return unix.Unlinkat(dir, name, flags) }))
+	return watchName("unlinkat", dir, name)(handed("unlinkat", name, func() error { return unix.Unlinkat(dir, name, flags) }))
 }
 
 // Symlinkat makes a symbolic link.
 func Symlinkat(target string, dir int, name string) error {
-	return watchName("symlinkat", dir, name)(do("symlinkat", name, func() error { return unix.Symlinkat(target, dir, name) }))
+	return watchName("symlinkat", dir, name)(handed("symlinkat", name, func() error { return unix.Symlinkat(target, dir, name) }))
 }
 
 // Linkat makes a hard link; flags as in linkat(2).
 func Linkat(oldDir int, oldName string, newDir int, newName string, flags int) error {
-	return watchName("linkat", newDir, newName)(do("linkat", newName, func() error {
+	return watchName("linkat", newDir, newName)(handed("linkat", newName, func() error {
 		return unix.Linkat(oldDir, oldName, newDir, newName, flags)
 	}))
 }
@@ -83,7 +89,7 @@ func Linkat(oldDir int, oldName string, newDir int, newName string, flags int) e
 // Mknodat makes a FIFO, a device node or an empty file; mode holds the type and
 // the permission bits, which are set exactly, whatever the umask is.
 func Mknodat(dir int, name string, mode uint32, dev uint64) error {
-	err := watchName("mknodat", dir, name)(do("mknodat", name, func() error { return unix.Mknodat(dir, name, mode, int(dev)) }))
+	err := watchName("mknodat", dir, name)(handed("mknodat", name, func() error { return unix.Mknodat(dir, name, mode, int(dev)) }))
 	if err != nil {
 		return err
 	}
@@ -94,7 +100,7 @@ func Mknodat(dir int, name string, mode uint32, dev uint64) error {
 // a link included, is an error.
 func Create(dir int, name string, perm uint32) (*os.File, error) {
 	fd := -1
-	err := watchName("create", dir, name)(do("create", name, func() (err error) {
+	err := watchName("create", dir, name)(handed("create", name, func() (err error) {
 		fd, err = unix.Openat(dir, name, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, perm&0o7777)
 		return err
 	}))

@@ -43,7 +43,7 @@ var calls = sync.OnceValue(func() *os.File {
 	if path == "" {
 		return nil
 	}
-	f, _ := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	f, _ := openOutside(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND)
 	return f
 })
 
