@@ -165,36 +165,43 @@ func (e *engine) run(root *dir, workers int) error {
 	var wg sync.WaitGroup
 	for range workers {
 		wg.Go(func() {
-			w := &worker{e: e, buf: make([]byte, 256<<10), names: make([]byte, 32<<10)}
-			for {
-				u, ok := e.next()
-				if !ok {
-					return
-				}
-				var err error
-				if !e.stop.Load() {
-					if u.work != nil {
-						err = w.batch(u.work, u.jobs)
-					} else {
-						err = w.directory(u)
-					}
-				}
-				if err != nil {
-					e.fail(err)
-				}
-				if u.work != nil {
-					if err := w.leave(u.work); err != nil {
-						e.fail(err)
-					}
-				} else {
-					e.drop(u.at)
-				}
-				e.finish()
+			if err := sys.ByHand(e.work); err != nil {
+				e.fail(err)
 			}
 		})
 	}
 	wg.Wait()
 	return e.err
+}
+
+// work is one of the workers: it ends when there is no more to do.
+func (e *engine) work() error {
+	w := &worker{e: e, buf: make([]byte, 256<<10), names: make([]byte, 32<<10)}
+	for {
+		u, ok := e.next()
+		if !ok {
+			return nil
+		}
+		var err error
+		if !e.stop.Load() {
+			if u.work != nil {
+				err = w.batch(u.work, u.jobs)
+			} else {
+				err = w.directory(u)
+			}
+		}
+		if err != nil {
+			e.fail(err)
+		}
+		if u.work != nil {
+			if err := w.leave(u.work); err != nil {
+				e.fail(err)
+			}
+		} else {
+			e.drop(u.at)
+		}
+		e.finish()
+	}
 }
 
 func (e *engine) fail(err error) {

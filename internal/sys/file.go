@@ -163,7 +163,9 @@ const deepest = 100
 // RemoveTree removes name and all below it. It walks by descriptors, follows no
 // link, and stops with EXDEV at a mount, so that what an administrator mounted
 // below is never emptied. A missing name is no error.
-func RemoveTree(dir int, name string) error { return removeTree(dir, name, -1, 0) }
+func RemoveTree(dir int, name string) error {
+	return ByHand(func() error { return removeTree(dir, name, -1, 0) })
+}
 
 // removeTree is RemoveTree at that depth of the tree whose open root is top, -1 at
 // the root itself.

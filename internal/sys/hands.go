@@ -136,10 +136,18 @@ func ByHand(fn func() error) error {
 	rules, err := h.rules.Clone()
 	h.mu.RUnlock()
 	if err != nil {
-		return fmt.Errorf("cannot keep a thread within the wall: %w", err)
+		return fn() // call by call then: an undo must not fail for this
 	}
 	defer rules.Close()
-	return h.hand(rules, fn, nil)
+	ran := false
+	err = h.hand(rules, func() error {
+		ran = true
+		return fn()
+	}, nil)
+	if !ran {
+		return fn()
+	}
+	return err
 }
 
 // Admit lets changes be made beneath an open folder that the wall did not know
