@@ -160,10 +160,8 @@ func (s *session) writes() []string {
 	switch s.verb {
 	case "upgrade":
 		return []string{*s.set.Snapshots, *s.set.CacheDir}
-	case "rollback", "snapshot create", "snapshot prune":
+	case "rollback", "snapshot create", "snapshot prune", "recover":
 		return []string{*s.set.Snapshots}
-	case "recover": // it sweeps the cache
-		return []string{*s.set.Snapshots, *s.set.CacheDir}
 	}
 	return nil
 }

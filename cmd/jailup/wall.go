@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/jailup/jailup/backup"
+	"github.com/jailup/jailup/internal/config"
 	"github.com/jailup/jailup/internal/event"
 	"github.com/jailup/jailup/internal/jail"
 	"github.com/jailup/jailup/internal/journal"
@@ -97,7 +98,7 @@ func (s *session) jailWall(dirs ...string) wall.Spec {
 // allWall is the wall around a recovery of all these jails: one for all, since a
 // process has only one.
 func (s *session) allWall(jails []journal.Jail) wall.Spec {
-	spec := wall.Spec{Dirs: s.ownDirs(*s.set.Snapshots, *s.set.CacheDir)}
+	spec := wall.Spec{Dirs: s.ownDirs(*s.set.Snapshots)}
 	for _, j := range jails {
 		root, err := jail.Open(j.Path)
 		if err != nil {
@@ -123,15 +124,16 @@ func sameMount(dir string, mount uint64) bool {
 // made is left to whoever needs it, who says so.
 func (s *session) ownDirs(dirs ...string) []string {
 	all := append([]string{*s.set.StateDir, s.dirs.Run}, dirs...)
+	if usual, err := config.DefaultDirs(os.Geteuid(), s.a.getenv); err == nil {
+		all = append(all, usual.Run) // of runs with another state
+	}
 	for _, d := range all {
-		if d == *s.set.CacheDir && s.verb == "recover" {
-			continue
-		}
 		if d == *s.set.CacheDir {
 			_ = sys.MkdirAll(filepath.Dir(d), 0o755)
 		}
 		_ = sys.MkdirAll(d, 0o700)
 	}
+	all = append(all, *s.set.CacheDir) // which all verbs sweep
 	if s.id != "" {
 		all = append(all, steps.SnapshotsOf(s.stateDir())...)
 	}
