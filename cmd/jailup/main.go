@@ -4,7 +4,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -90,10 +89,4 @@ func (h *heed) quiet() error {
 func (h *heed) stop() {
 	signal.Stop(h.signals)
 	h.cancel(nil)
-}
-
-// run is the program without the process: it returns the exit status.
-func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, getenv: os.Getenv}
-	return a.execute(ctx, args)
 }

@@ -59,7 +59,7 @@ func (a *app) preview(ctx context.Context, s *session, f planFlags) error {
 	if _, err := s.openJail(); err != nil {
 		return s.refuse(err)
 	}
-	if err := s.behindWall(ctx, wall.Spec{Dirs: s.cacheOnly()}); err != nil {
+	if err := s.behindWall(ctx, wall.Spec{Dirs: s.scratchDirs()}); err != nil {
 		return s.refuse(err)
 	}
 	s.events.RunStart(event.RunStart{Verb: "plan", Server: s.asked, Jail: s.root.Path(), Version: version()})
@@ -134,11 +134,17 @@ func writeOutside(file string, data []byte) error {
 	return nil
 }
 
-// cacheOnly is the folder that a plan works in.
-func (s *session) cacheOnly() []string {
+// scratchDirs are the folders that a plan writes to: where it works, and what is
+// remembered of the sources.
+func (s *session) scratchDirs() []string {
 	_ = sys.MkdirAll(filepath.Dir(*s.set.CacheDir), 0o755)
 	_ = sys.MkdirAll(*s.set.CacheDir, 0o700)
-	return []string{*s.set.CacheDir}
+	seen := filepath.Join(*s.set.StateDir, "sources")
+	if *s.set.Source == "apt" {
+		_ = sys.MkdirAll(*s.set.StateDir, 0o700)
+		_ = sys.MkdirAll(seen, 0o755)
+	}
+	return []string{*s.set.CacheDir, seen}
 }
 
 var scratchName = regexp.MustCompile(`^plan-` + steps.RunPattern + `$`)

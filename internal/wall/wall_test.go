@@ -26,10 +26,9 @@ func TestMain(m *testing.M) { lab.Main(m, behind) }
 
 // task is what a program behind a wall is to try.
 type task struct {
-	Spec  wall.Spec
-	Do    []string // see attempt
-	Out   string   // where the report goes, on the host's side
-	began time.Time
+	Spec wall.Spec
+	Do   []string // see attempt
+	Out  string   // where the report goes, on the host's side
 }
 
 type report struct {
