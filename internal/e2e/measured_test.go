@@ -6,17 +6,13 @@ import (
 	"os/exec"
 	"runtime"
 	"syscall"
-	"testing"
-	"time"
-
-	"github.com/stretchr/testify/require"
 )
 
 const measureEnv = "JAILUP_LAB_MEASURE"
 
 // measured is the helper behind measure: it runs its arguments, writes the peak
-// memory and the processor time of what it ran into the file that the environment names, and ends as it
-// did. A process of its own because a child begins with the peak of whoever
+// memory and the processor time of what it ran into the file that the environment
+// names, and ends as it did. A process of its own because a child begins with the peak of whoever
 // started it, and the tests themselves may hold more than what they measure.
 func measured() bool {
 	file := os.Getenv(measureEnv)
@@ -39,26 +35,4 @@ func measured() bool {
 	}
 	os.Exit(cmd.ProcessState.ExitCode())
 	return true
-}
-
-// measure makes a command tell its peak memory: call peak after it has ended,
-// for the number in KB,
-// and the processor's time.
-func measure(t testing.TB, cmd *exec.Cmd, file string) (peak func() (int64, time.Duration)) {
-	t.Helper()
-	self, err := os.Executable()
-	require.NoError(t, err)
-	cmd.Args = append([]string{self, cmd.Path}, cmd.Args[1:]...)
-	cmd.Path = self
-	cmd.Env = append(cmd.Env, measureEnv+"="+file)
-	return func() (int64, time.Duration) {
-		text, err := os.ReadFile(file)
-		require.NoError(t, err)
-		require.NoError(t, os.Remove(file))
-		var kb int64
-		var cpu time.Duration
-		_, err = fmt.Sscan(string(text), &kb, (*int64)(&cpu))
-		require.NoError(t, err)
-		return kb, cpu
-	}
 }

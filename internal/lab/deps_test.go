@@ -30,7 +30,7 @@ func TestDepsInstallWhatTestsNeed(t *testing.T) {
 	}
 	require.NotEmpty(t, installed)
 	known := []string{"root", "apt", "mounts", "loop", "xattr", "go", "git", "make", "apt-get", "apt-cache", "apt-config",
-		"dpkg", "bash", "sh", "cp", "tar", "chroot", "ldd", "sleep", "mount", "gzip", "ldconfig"}
+		"dpkg", "bash", "sh", "cp", "tar", "chroot", "ldd", "sleep", "mount", "gzip", "ldconfig", "env"}
 	err = filepath.WalkDir(root, func(p string, d os.DirEntry, err error) error {
 		if err != nil || d.IsDir() || !strings.HasSuffix(p, ".go") {
 			return err

@@ -2,7 +2,6 @@ package lab
 
 import (
 	"encoding/json"
-	"fmt"
 	"hash/fnv"
 	"os"
 	"sync"
@@ -113,7 +112,7 @@ func (y *Tally) bad(n *int, format string, args []any) {
 	y.mu.Lock()
 	*n++
 	y.mu.Unlock()
-	y.t.Error(fmt.Sprintf(format, args...))
+	y.t.Errorf(format, args...)
 }
 
 // Sampling tells whether only a part of the fault catalogue is asked for.

@@ -27,7 +27,7 @@ var classes = []string{
 func main() {
 	if len(os.Args) != 2 {
 		fmt.Fprintln(os.Stderr, "faulttable: one file, please")
-		os.Exit(64) //nolint:forbidigo // this is main
+		os.Exit(64)
 	}
 	f, err := os.Open(os.Args[1])
 	if err == nil {
@@ -36,7 +36,7 @@ func main() {
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "faulttable:", err)
-		os.Exit(1) //nolint:forbidigo // this is main
+		os.Exit(1)
 	}
 }
 
