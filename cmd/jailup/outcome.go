@@ -10,6 +10,7 @@ import (
 	"github.com/jailup/jailup/internal/guard"
 	"github.com/jailup/jailup/internal/journal"
 	"github.com/jailup/jailup/steps"
+	"golang.org/x/sys/unix"
 )
 
 // recoverFirst ends what an interrupted run began, before anything else is done,
@@ -30,6 +31,11 @@ func (s *session) recoverFirst(ctx context.Context) error {
 // then what held the units goes, then init is told of them.
 func (s *session) recoverNow(ctx context.Context) (steps.Outcome, error) {
 	rec, open, err := steps.Interrupted(s.stateDir())
+	if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
+		// This process lacks something, and not the jail: nothing was begun.
+		return steps.Outcome{Result: event.Failed}, &steps.Error{Err: fmt.Errorf("cannot look where jail %s stands: %w", event.Clean(s.root.Path(), 200), err),
+			Hint: "allow more open files: ulimit -n 1024"}
+	}
 	if err != nil {
 		return steps.Outcome{Result: event.Stuck}, &steps.Error{Kind: steps.ErrStuck,
 			Err: fmt.Errorf("cannot tell where jail %s stands: %w", event.Clean(s.root.Path(), 200), err), Hint: s.journalHint(err)}

@@ -455,16 +455,28 @@ func TestDiskKinds(t *testing.T) {
 		t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
 		return dir
 	}
-	overlay := func(lower bool) string {
+	// around makes a run of a jail that is there already, and stopped.
+	around := func(j *lab.Jail) *diskRun {
+		plain := lab.Plain(t, lab.NginxPair(t))
+		h := newHost(t, plain.Old, plain.New)
+		h.bin, h.env = program(t, true), []string{"JAILUP_FAULT_LOOKS=20ms"}
+		j.Start(t)
+		f := &faultRun{t: t, h: h, j: j, old: stateless(t, j.Dir), canary: lab.ShmDir(t)}
+		f.can = lab.TreeDigest(t, f.canary)
+		d := &diskRun{faultRun: f, y: lab.NewTally(t, "disk")}
+		d.y.Cases(1)
+		return d
+	}
+	made := func(dir string) *lab.Jail {
+		return lab.HandMadeJail(t, lab.NginxPair(t).Old, lab.InDir(filepath.Join(dir, "chroot")))
+	}
+	overlay := func(fill func(lower string)) string {
 		base := lab.ShmDir(t)
 		at := filepath.Join(base, "merged")
 		for _, p := range []string{"lower", "upper", "work", "merged"} {
 			require.NoError(t, os.Mkdir(filepath.Join(base, p), 0o755))
 		}
-		if lower {
-			f := lab.HandMadeJail(t, lab.NginxPair(t).Old, lab.InDir(filepath.Join(base, "lower/chroot")))
-			f.Stop(t)
-		}
+		fill(filepath.Join(base, "lower"))
 		opts := "lowerdir=" + base + "/lower,upperdir=" + base + "/upper,workdir=" + base + "/work"
 		require.NoError(t, unix.Mount("overlay", at, "overlay", 0, opts))
 		t.Cleanup(func() { _ = unix.Unmount(at, unix.MNT_DETACH) })
@@ -486,8 +498,12 @@ func TestDiskKinds(t *testing.T) {
 			d.y.WrongExit("%s: %s", what, brief(r))
 		}
 	}
-	try("ramfs", newDisk(t, ramfs(), lab.ShmDir(t)))
-	try("overlay, upper", newDisk(t, overlay(false), lab.ShmDir(t)))
+	try("ramfs", around(made(ramfs())))
+	try("overlay, upper", newDisk(t, overlay(func(string) {}), lab.ShmDir(t)))
+	var below *lab.Jail
+	at := overlay(func(lower string) { below = made(lower) })
+	below.Dir = filepath.Join(at, "chroot")
+	try("overlay, lower", around(below))
 	// Few descriptors: from not enough to begin with to plenty.
 	d := newDisk(t, lab.ShmDir(t), lab.ShmDir(t))
 	d.learn()

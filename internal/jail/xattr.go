@@ -23,6 +23,10 @@ func Xattrs(f *os.File) (map[string][]byte, error) {
 	if size, err = unix.Flistxattr(fd, buf); err != nil {
 		return nil, err
 	}
+	// Overlayfs counts attributes of its own, which it then does not list.
+	if size == 0 {
+		return nil, nil
+	}
 	out := map[string][]byte{}
 	for name := range strings.SplitSeq(strings.TrimRight(string(buf[:size]), "\x00"), "\x00") {
 		value := make([]byte, 64<<10) // XATTR_SIZE_MAX, xattr(7)
