@@ -128,44 +128,66 @@ func build(s Spec) (open int, err error) {
 		}
 		open += c.open
 	}
+	// Nearly every program needs it.
+	null, err := unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return 0, fmt.Errorf("cannot open %s there: %w", os.DevNull, err)
+	}
+	if err == nil {
+		unix.Close(null)
+	}
 	return open, nil
 }
 
-// devices lets the devices of /dev be opened, which all programs need.
+// devices lets the devices of /dev be opened, which all programs need: of /dev
+// itself, and of all that is mounted below it, each device alone in a container.
+// What is mounted in a place where anybody makes names, /dev/shm, has none.
 func devices(was []mount) error {
 	allow := unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_NODEV}
-	found := false
-	for _, m := range was {
-		if m.point != "/dev" && m.point != "/dev/pts" {
-			continue
+	if !slices.ContainsFunc(was, func(m mount) bool { return m.point == "/dev" }) {
+		fd, err := openPath("/dev")
+		if errors.Is(err, unix.ENOENT) {
+			return nil
 		}
-		found = found || m.point == "/dev"
-		if m.noDev {
-			continue
+		if err != nil {
+			return err
 		}
-		if err := unix.MountSetattr(unix.AT_FDCWD, m.point, 0, &allow); err != nil {
+		defer unix.Close(fd)
+		if err := bind(fd, "", fd, "", &allow); err != nil {
 			return err
 		}
 	}
-	if found {
-		return nil
+	for i, m := range was {
+		// Of several on one place the last one is seen.
+		covered := slices.ContainsFunc(was[i+1:], func(o mount) bool { return o.point == m.point })
+		if m.noDev || covered || !under(m.point, "/dev") || under(m.point, "/dev/shm") {
+			continue
+		}
+		fd, err := openAt(m.point, 0)
+		if err == nil {
+			err = unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &allow)
+			unix.Close(fd)
+		}
+		// One that lies hidden below another is nobody's loss.
+		for _, hidden := range []error{unix.ENOENT, unix.ENOTDIR, unix.ELOOP, unix.EINVAL} {
+			if errors.Is(err, hidden) {
+				err = nil
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", m.point, err)
+		}
 	}
-	fd, err := openPath("/dev")
-	if errors.Is(err, unix.ENOENT) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	return bind(fd, "", fd, "", &allow)
+	return nil
 }
 
 // openPath opens a directory by a path without links.
-func openPath(path string) (int, error) {
+func openPath(path string) (int, error) { return openAt(path, unix.O_DIRECTORY) }
+
+func openAt(path string, flags uint64) (int, error) {
 	for range 100 {
 		fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{
-			Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+			Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC | flags,
 			Resolve: unix.RESOLVE_NO_SYMLINKS,
 		})
 		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {

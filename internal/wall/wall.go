@@ -201,35 +201,77 @@ func Apart(fn func() error) error {
 
 // Enter executes this program once more behind the wall, with the same arguments,
 // environment, streams and process id. It returns only where that cannot be: then
-// this process is as it was, and the error tells why.
-func Enter(s Spec) error { return Apart(func() error { return enter(s) }) }
-
-func enter(s Spec) error {
-	n := note{PID: os.Getpid(), Why: "switched off"}
-	var err error
-	if n.Start, err = startTime(); err != nil {
+// this process is as it was, and the error tells why. Each attempt has a thread of
+// its own, which ends with it: a half-made view ends with its thread.
+func Enter(s Spec) error {
+	why := "switched off"
+	if !s.NoMounts {
+		err := Apart(outermost)
+		if err == nil {
+			var built bool
+			err = Apart(func() (err error) {
+				built, err = enter(s, "")
+				return err
+			})
+			if built {
+				return err
+			}
+		}
+		why = err.Error()
+	}
+	return Apart(func() error {
+		_, err := enter(s, why)
 		return err
+	})
+}
+
+// outermost returns an error where this process could not come back from another
+// mount namespace: setns(2) sets the root to that of the namespace, which leads
+// out of a chroot. It leaves the thread wherever that is.
+func outermost() error {
+	var was, is unix.Statx_t
+	const mask = unix.STATX_INO | unix.STATX_MNT_ID
+	if err := unix.Statx(unix.AT_FDCWD, "/", 0, mask, &was); err != nil {
+		return fmt.Errorf("cannot look at the root: %w", err)
+	}
+	own, err := unix.Open("/proc/thread-self/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("cannot look at the mounts: %w", err)
+	}
+	defer unix.Close(own)
+	if err := leave(own); err != nil {
+		return fmt.Errorf("cannot have mounts apart: %w", err)
+	}
+	if err := unix.Statx(unix.AT_FDCWD, "/", 0, mask, &is); err != nil {
+		return fmt.Errorf("cannot look at the root: %w", err)
+	}
+	if was.Mnt_id != is.Mnt_id || was.Ino != is.Ino || was.Dev_major != is.Dev_major || was.Dev_minor != is.Dev_minor {
+		return errors.New("this process is in a chroot")
+	}
+	return nil
+}
+
+// enter is one attempt, without mounts if there is a reason why. After an error
+// the thread may be anywhere; built tells whether it is in the finished view.
+func enter(s Spec, why string) (built bool, err error) {
+	n := note{PID: os.Getpid(), Why: why, Mounts: why == ""}
+	if n.Start, err = startTime(); err != nil {
+		return false, err
 	}
 	comm, err := os.ReadFile("/proc/self/comm")
 	if err != nil {
-		return err
+		return false, err
 	}
 	n.Comm = strings.TrimSpace(string(comm))
 	host, err := unix.Open("/proc/thread-self/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer unix.Close(host)
-	wd, wdErr := os.Getwd()
-	if !s.NoMounts {
-		n.Open, err = build(s)
-		if n.Mounts = err == nil; n.Mounts {
-			n.Why = ""
-		} else {
-			n.Why = err.Error()
-			if err := leave(host); err != nil {
-				return fmt.Errorf("%s; %w", n.Why, err)
-			}
+	if n.Mounts {
+		wd, wdErr := os.Getwd()
+		if n.Open, err = build(s); err != nil {
+			return false, err
 		}
 		if wdErr == nil {
 			_ = unix.Chdir(wd) // it is another mount now
@@ -241,9 +283,9 @@ func enter(s Spec) error {
 		}
 	}
 	if !n.Mounts && len(n.Rules) == 0 {
-		return errors.New(n.Why)
+		return false, errors.New(n.Why)
 	}
-	return again(n, host)
+	return n.Mounts, again(n, host)
 }
 
 // again executes this program with the note.

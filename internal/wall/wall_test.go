@@ -155,6 +155,13 @@ func try(t *testing.T, spec wall.Spec, do ...string) report {
 
 func start(t *testing.T, attr *syscall.SysProcAttr, spec wall.Spec, do ...string) (*report, string) {
 	t.Helper()
+	return startAfter(t, "", attr, spec, do...)
+}
+
+// startAfter runs a script of the shell before the program, in the same process
+// and in mounts of its own.
+func startAfter(t *testing.T, script string, attr *syscall.SysProcAttr, spec wall.Spec, do ...string) (*report, string) {
+	t.Helper()
 	self, err := os.Executable()
 	require.NoError(t, err)
 	out := filepath.Join(lab.ShmDir(t), "report")
@@ -170,6 +177,11 @@ func start(t *testing.T, attr *syscall.SysProcAttr, spec wall.Spec, do ...string
 	cmd.Env = append(os.Environ(), taskEnv+"="+string(text))
 	cmd.SysProcAttr = attr
 	cmd.Dir = filepath.Dir(out)
+	if script != "" {
+		cmd.Path = "/bin/sh"
+		cmd.Args = append([]string{"sh", "-ec", script + `; cd "` + cmd.Dir + `"; exec "$0" "$@"`}, cmd.Args...)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
+	}
 	said, err := cmd.CombinedOutput()
 	require.NoError(t, err, string(said))
 	data, err := os.ReadFile(out)
@@ -328,17 +340,16 @@ func TestMountsWithin(t *testing.T) {
 	require.Equal(t, "EROFS", r.Results["write "+p.jail+"/y"], "a read-only jail is not made writable")
 }
 
-// A jail in the root folder has the whole host beside it.
-func TestATopLevelJail(t *testing.T) {
-	lab.Need(t, "root", "mounts")
-	if lab.InPrivateMounts(t) {
-		return
-	}
+// newRoot is a root folder with the programs of the host and a jail in it.
+func newRoot(t *testing.T, mounted bool) string {
+	t.Helper()
 	root := lab.ShmDir(t)
-	require.NoError(t, unix.Mount("tmpfs", root, "tmpfs", 0, ""))
-	t.Cleanup(func() { _ = unix.Unmount(root, unix.MNT_DETACH) })
+	if mounted {
+		require.NoError(t, unix.Mount("tmpfs", root, "tmpfs", 0, ""))
+		t.Cleanup(func() { _ = unix.Unmount(root, unix.MNT_DETACH) })
+	}
 	var binds []string
-	for _, d := range []string{"bin", "lib", "lib64", "usr", "etc", "dev", "proc", "sys", "tmp"} {
+	for _, d := range []string{"bin", "sbin", "lib", "lib64", "usr", "etc", "dev", "proc", "sys", "tmp"} {
 		host := "/" + d
 		if link, err := os.Readlink(host); err == nil {
 			require.NoError(t, os.Symlink(link, filepath.Join(root, d)))
@@ -361,15 +372,84 @@ func TestATopLevelJail(t *testing.T) {
 	put(t, filepath.Join(root, ".jailup-stage-1/x"))
 	put(t, filepath.Join(root, "srv/site/index.html"))
 	put(t, filepath.Join(root, "var/lib/jailup/journal"))
-	spec := wall.Spec{Keep: [][]string{{"/chroot", "/.jailup-stage-1"}}, Dirs: []string{"/var/lib/jailup"}, NoLandlock: true}
-	r, out := start(t, &syscall.SysProcAttr{Chroot: root}, spec, "swap /chroot/etc/conf /.jailup-stage-1/x", "write /srv/site/new", "write /srv/new",
-		"append /etc/passwd", "write /var/lib/other", "write /var/lib/jailup/x", "write /usr/x", "write /dev/shm/x")
+	return root
+}
+
+var rootSpec = wall.Spec{Keep: [][]string{{"/chroot", "/.jailup-stage-1"}}, Dirs: []string{"/var/lib/jailup"}, NoLandlock: true}
+
+// A jail in the root folder has the whole host beside it.
+func TestATopLevelJail(t *testing.T) {
+	lab.Need(t, "root", "mounts")
+	if lab.InPrivateMounts(t) {
+		return
+	}
+	root := newRoot(t, true)
+	require.NoError(t, os.Mkdir(filepath.Join(root, "old"), 0o755))
+	r, out := startAfter(t, `cd "`+root+`"; pivot_root . old; cd /; umount -l /old`, nil, rootSpec, "swap /chroot/etc/conf /.jailup-stage-1/x",
+		"write /srv/site/new", "write /srv/new", "append /etc/passwd", "write /var/lib/other", "write /var/lib/jailup/x", "write /usr/x", "write /dev/shm/x")
 	require.NotNil(t, r, out)
 	require.True(t, r.Mounts, r.Why)
 	require.Empty(t, r.Results["swap /chroot/etc/conf /.jailup-stage-1/x"])
 	require.Empty(t, r.Results["write /var/lib/jailup/x"])
 	for _, a := range []string{"write /srv/site/new", "write /srv/new", "append /etc/passwd", "write /var/lib/other", "write /usr/x", "write /dev/shm/x"} {
 		require.Equal(t, "EROFS", r.Results[a], a)
+	}
+}
+
+// A process in a chroot has no mounts of its own: the way back to those of the host
+// would lead out of it.
+func TestInAChroot(t *testing.T) {
+	lab.Need(t, "root", "mounts")
+	if lab.InPrivateMounts(t) {
+		return
+	}
+	for _, mounted := range []bool{false, true} {
+		root := newRoot(t, mounted)
+		attr := &syscall.SysProcAttr{Chroot: root}
+		r, out := start(t, attr, rootSpec)
+		require.Nil(t, r)
+		require.Contains(t, out, "no wall: this process is in a chroot")
+		if wall.ABI() < 2 {
+			continue
+		}
+		spec := rootSpec
+		spec.NoLandlock = false
+		r, out = start(t, attr, spec, "host-write /chroot/by-the-host", "write /srv/site/new", "swap /chroot/etc/conf /.jailup-stage-1/x")
+		require.NotNil(t, r, out)
+		require.False(t, r.Mounts)
+		require.Equal(t, "this process is in a chroot", r.Why)
+		require.NotEmpty(t, r.Rules)
+		for what, got := range r.Results {
+			require.Empty(t, got, what)
+		}
+		require.FileExists(t, filepath.Join(root, "chroot/by-the-host"))
+	}
+}
+
+// In a container each device may be a mount of its own, and /dev one or none.
+func TestDevicesOfAContainer(t *testing.T) {
+	lab.Need(t, "root", "mounts")
+	if lab.InPrivateMounts(t) {
+		return
+	}
+	for name, dev := range map[string]string{
+		"mounted":     `mount -t tmpfs -o nosuid tmpfs "$d"`,
+		"none":        `true`,
+		"closed":      `mount -t tmpfs -o nosuid,nodev tmpfs "$d"`,
+		"hidden":      `mount -t tmpfs -o nosuid tmpfs "$d"; mkdir "$d/h"; mount -t tmpfs tmpfs "$d/h"; mkdir "$d/h/h"; mount -t tmpfs tmpfs "$d/h/h"; mount -t tmpfs tmpfs "$d/h"`,
+		"one on both": `mount -t tmpfs tmpfs "$d"; mount -t tmpfs -o nosuid tmpfs "$d"`,
+	} {
+		root := newRoot(t, true)
+		require.NoError(t, os.Mkdir(filepath.Join(root, "old"), 0o755))
+		require.NoError(t, unix.Unmount(filepath.Join(root, "dev"), unix.MNT_DETACH))
+		r, out := startAfter(t, `cd "`+root+`"; d=dev; `+dev+`; for n in null zero urandom; do touch $d/$n; mount --bind /dev/$n $d/$n; done
+			mkdir $d/shm; mount --rbind /dev/shm $d/shm; pivot_root . old; cd /; umount -l /old`, nil, rootSpec, "open /dev/null", "open /dev/zero", "run true", "write /dev/x")
+		require.NotNil(t, r, name+": "+out)
+		require.True(t, r.Mounts, name+": "+r.Why)
+		for _, a := range []string{"open /dev/null", "open /dev/zero", "run true"} {
+			require.Empty(t, r.Results[a], name+": "+a)
+		}
+		require.Equal(t, "EROFS", r.Results["write /dev/x"], name)
 	}
 }
 
