@@ -15,7 +15,7 @@ import (
 
 const (
 	lineError  = `2024/05/06 07:08:09 [error] 12#12: *7 open() "/srv/x" failed (2: No such file or directory), client: 1.2.3.4, server: x` + "\n"
-	lineEmerg  = `2024/05/06 07:08:09 [emerg] 12#12: bind() to 0.0.0.0:80 failed (98: Address already in use)` + "\n"
+	lineEmerg  = `2024/05/06 07:08:09 [emerg] 12#12: bind() to 0.0.0.0:80 failed (13: Permission denied)` + "\n"
 	lineAlert  = `2024/05/06 07:08:09 [alert] 12#12: worker process 99 exited on signal 11` + "\n"
 	lineCrit   = `2024/05/06 07:08:09 [crit] 12#12: *8 open() "/var/lib/nginx/x" failed (13: Permission denied) while reading upstream, client: 1.2.3.4` + "\n"
 	lineBot    = `2024/05/06 07:08:09 [crit] 12#12: *9 SSL_do_handshake() failed (SSL: error:0A00006C:SSL routines::bad key share) while SSL handshaking, client: 1.2.3.4, server: 0.0.0.0:443` + "\n"

@@ -99,6 +99,10 @@ var nginxRules = logRules{
 		// Whom it passes requests to is away: that is for the sites to tell, and
 		// how it is while PHP-FPM is exchanged. By TCP it is a mere error.
 		{level: levelCrit, match: regexp.MustCompile(`^connect\(\) to unix:.* failed \(\d+: [^)]*\) while connecting to upstream`), as: levelError},
+		// A second start that finds the address taken, somebody's watchdog or ours:
+		// who holds the address is for the port to tell, whether our start went well
+		// for its exit status.
+		{level: levelEmerg, match: regexp.MustCompile(`^(bind\(\) to .* failed \(98: |still could not bind\(\))`), as: levelError},
 		// A worker that ends with connections open.
 		{level: levelAlert, begin: "open socket #"},
 		{level: levelAlert, match: regexp.MustCompile(`^aborting$`)},

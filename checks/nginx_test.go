@@ -2,7 +2,6 @@ package checks_test
 
 import (
 	"context"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -251,9 +250,10 @@ func TestNginxLogsWhyItFails(t *testing.T) {
 	n := newNginx(t)
 	n.Start(t)
 	set, before := n.restart()
-	squatter, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(n.Port))
-	require.NoError(t, err)
-	defer squatter.Close()
+	// Where its PID file belongs is a folder.
+	pidFile := filepath.Join(n.Dir, "run/nginx.pid")
+	_ = os.Remove(pidFile)
+	require.NoError(t, os.Mkdir(pidFile, 0o755))
 	cmd := exec.Command("/usr/sbin/nginx")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: n.Dir}
 	cmd.Dir = "/"
@@ -263,5 +263,24 @@ func TestNginxLogsWhyItFails(t *testing.T) {
 	r, ok := after.Get("log /var/log/nginx/error.log")
 	require.True(t, ok)
 	require.Equal(t, checks.Unhealthy, r.Verdict)
-	require.Contains(t, r.Detail, "[emerg] bind() to 127.0.0.1:")
+	require.Contains(t, r.Detail, "[emerg] open() \"/run/nginx.pid\" failed")
+}
+
+// Somebody's second start finds the address taken and says so in the log of the
+// server, which is as well as before.
+func TestNginxIsStartedTwice(t *testing.T) {
+	t.Parallel()
+	n := newNginx(t)
+	n.Start(t)
+	set, before := n.restart()
+	n.Start(t)
+	cmd := exec.Command("/usr/sbin/nginx")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: n.Dir}
+	cmd.Dir = "/"
+	require.Error(t, cmd.Run())
+	log, err := os.ReadFile(filepath.Join(n.Dir, "var/log/nginx/error.log"))
+	require.NoError(t, err)
+	require.Contains(t, string(log), "[emerg]")
+	_, err = checks.Verify(t.Context(), set.Checks(), before, policy(), nil)
+	require.NoError(t, err)
 }

@@ -169,7 +169,10 @@ func (c *processCheck) members(found Processes) (all, active []proc) {
 		}
 		text := title(pid)
 		w := c.target.Workers
-		if !strings.HasPrefix(text, w.Title) || w.SameTitle && text != master {
+		// A title has the room of the command line and environment that it is
+		// written over: of a server started with neither it is cut.
+		cut := text != "" && strings.HasPrefix(w.Title, text)
+		if !strings.HasPrefix(text, w.Title) && !cut || w.SameTitle && text != master {
 			continue
 		}
 		p.title = text

@@ -134,12 +134,16 @@ type Env struct {
 	baseline *checks.Report
 	judge    *checks.Report // what the new server is compared with, where that is not the baseline
 	marks    []checks.Mark
-	old      *manifest.Manifest
-	foreign  []string
-	stopped  time.Time     // when the server had stopped
-	away     time.Duration // longest time from a stop to the end of the start
-	evidence string
-	verdict  checks.Verdict // of the last checks, but for those of an undo
+	// elsewhere: a server was started by somebody else while this run started it.
+	elsewhere bool
+	// onlyLogged: the last checks found nothing wrong but lines in a log.
+	onlyLogged bool
+	old        *manifest.Manifest
+	foreign    []string
+	stopped    time.Time     // when the server had stopped
+	away       time.Duration // longest time from a stop to the end of the start
+	evidence   string
+	verdict    checks.Verdict // of the last checks, but for those of an undo
 }
 
 // RunDir is the run's folder: events, changeset, evidence.

@@ -77,6 +77,12 @@ func (s *stop) Undo(ctx context.Context, run *Run) error {
 	verdict := e.verdict
 	err := e.verifyNow(ctx, policy, before, wasRunning)
 	e.verdict = verdict // it is told of the server that the run was for
+	if errors.Is(err, ErrUnhealthy) && e.onlyLogged {
+		// It runs, holds its addresses and answers as before: nothing that a person
+		// would have to be woken for.
+		e.note(event.Warning, err.Error(), "")
+		return nil
+	}
 	return err
 }
 
@@ -95,6 +101,7 @@ func (e *Env) startAll(ctx context.Context, s side, chosen func(*unit) bool) err
 	if set, err := e.checkSet(s, chosen); err == nil {
 		e.marks = set.Mark()
 	}
+	e.elsewhere = false
 	var errs []error
 	for _, u := range e.servers() {
 		if !chosen(u) {
@@ -105,6 +112,12 @@ func (e *Env) startAll(ctx context.Context, s side, chosen func(*unit) bool) err
 			err = u.start(ctx, s)
 		}
 		errs = append(errs, err)
+	}
+	if e.elsewhere {
+		// The start that came second has complained in the log, and is no fault.
+		if set, err := e.checkSet(s, chosen); err == nil {
+			e.marks = set.Mark()
+		}
 	}
 	if !e.stopped.IsZero() {
 		e.away, e.stopped = max(e.away, time.Since(e.stopped)), time.Time{}
@@ -218,6 +231,8 @@ func (e *Env) verifyNow(ctx context.Context, policy checks.Policy, s side, chose
 	if serr := e.saveJSON("checks.json", report); serr != nil {
 		e.note(event.Warning, serr.Error(), "")
 	}
+	bad := report.With(checks.Unhealthy)
+	e.onlyLogged = len(bad) > 0 && !slices.ContainsFunc(bad, func(r checks.Result) bool { return r.Observation.Kind != checks.KindLog })
 	v, why := report.Why()
 	switch {
 	case ctx.Err() != nil:
@@ -233,7 +248,7 @@ func (e *Env) verifyNow(ctx context.Context, policy checks.Policy, s side, chose
 		return e.inconclusive(why)
 	}
 	if err != nil && ctx.Err() == nil {
-		if bad := report.With(checks.Unhealthy); len(bad) > 0 {
+		if len(bad) > 0 {
 			return fail(ErrUnhealthy, "", "%s is not well: %s", e.Recipe.Name, bad[0].Detail)
 		}
 		return fail(ErrUnhealthy, "", "%s is not well: %w", e.Recipe.Name, err)

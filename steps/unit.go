@@ -179,24 +179,12 @@ func (u *unit) start(ctx context.Context, s side) error {
 	if server, err := c.Find(ctx); err == nil && !server.Running() {
 		u.dropPIDFile()
 	}
-	_, err := c.Start(ctx, service.StartOptions{Argv: u.argv(s), Env: u.environment(), Like: u.facts.Like})
-	if err != nil && u.startedElsewhere(ctx, c, err) {
+	server, err := c.Start(ctx, service.StartOptions{Argv: u.argv(s), Env: u.environment(), Like: u.facts.Like})
+	if err == nil && server.Elsewhere {
 		u.e.note(event.Warning, u.name()+" was started by somebody else at the same moment; that one is taken", "")
-		return nil
+		u.e.elsewhere = true
 	}
 	return err
-}
-
-// startedElsewhere tells whether a start failed because somebody else (a service
-// manager that restarts, a watchdog) was faster: then the server runs, from the
-// program that the jail holds now.
-func (u *unit) startedElsewhere(ctx context.Context, c service.Controller, err error) bool {
-	var se *service.StartError
-	if !errors.As(err, &se) || len(se.Left) > 0 {
-		return false
-	}
-	server, ferr := c.Find(ctx)
-	return ferr == nil && server.Master != nil && !slices.Contains(u.extraExes(), server.Master.Exe)
 }
 
 // learn notes how the server runs now, before anything is done to it.

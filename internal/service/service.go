@@ -121,6 +121,9 @@ type Server struct {
 	Master *Process
 	// Others are all that descends from the master, and what its death left.
 	Others []Process
+	// Elsewhere says, of what Start returns, that somebody else has started it at
+	// the same moment: the start command found its place taken.
+	Elsewhere bool
 }
 
 // Running tells whether any process of the server is there.

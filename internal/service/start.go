@@ -25,6 +25,10 @@ const (
 	// childTime is how long a start command must have had children to be the
 	// server: one that puts a daemon into the background has one for an instant.
 	childTime = time.Second
+	// othersTime is how long a start by somebody else may take until it is a server,
+	// seen twice in the same place; look2 lies between two looks at it.
+	othersTime = 3 * time.Second
+	look2      = 50 * time.Millisecond
 	// endTime is how long the remains of a failed start may take to end.
 	endTime = 10 * time.Second
 )
@@ -43,13 +47,13 @@ func (c *ProcessController) Start(ctx context.Context, o StartOptions) (Server, 
 	if len(argv) == 0 || !path.IsAbs(argv[0]) {
 		return Server{}, fmt.Errorf("cannot start %s: the start command must begin with an absolute path", spec.Name)
 	}
-	s, _, err := c.find(ctx, spec)
+	s, seen, err := c.settled(ctx, spec)
 	if errors.Is(err, ErrAmbiguous) && !spec.Exact {
 		// What runs with another configuration is left alone by a start, so it need
 		// not be known whose it is. If it was the server after all, the new one
 		// finds the port taken.
 		spec.Exact = true
-		s, _, err = c.find(ctx, spec)
+		s, seen, err = c.settled(ctx, spec)
 	}
 	if err != nil {
 		return Server{}, fmt.Errorf("cannot start %s: %w", spec.Name, err)
@@ -58,7 +62,7 @@ func (c *ProcessController) Start(ctx context.Context, o StartOptions) (Server, 
 		// Somebody started it after the stop and before its program was exchanged.
 		c.logf("process %d runs the program of before", s.Master.PID)
 		if _, err = c.Stop(ctx, StopOptions{}); err == nil {
-			s, _, err = c.find(ctx, spec)
+			s, seen, err = c.settled(ctx, spec)
 		}
 		if err != nil {
 			return Server{}, fmt.Errorf("cannot start %s: %w", spec.Name, err)
@@ -71,10 +75,7 @@ func (c *ProcessController) Start(ctx context.Context, o StartOptions) (Server, 
 	if s.Running() {
 		return s, fmt.Errorf("cannot start %s: process %s of an earlier one still runs", spec.Name, s.Others[0])
 	}
-	before, own, err := c.setApart()
-	if err != nil {
-		return Server{}, fmt.Errorf("cannot start %s: %w", spec.Name, err)
-	}
+	before, own := c.setApart(seen)
 	// What the start command puts into the background becomes our child, whatever
 	// program it turns into: else a start that has failed could leave something on
 	// the port that nobody knows for the server's. See PR_SET_CHILD_SUBREAPER(2const).
@@ -162,14 +163,40 @@ func (c *ProcessController) wake(s Server) error {
 // cleaned: evidence for a server in the foreground that dies later.
 func (c *ProcessController) Output() []string { return lastLines(c.output) }
 
-// setApart remembers all that runs the server's executables now, when the server
-// is known to be down: it is of other servers. Returned are these and the children
-// that this process has.
-func (c *ProcessController) setApart() (before, own map[key]bool, err error) {
-	t, _, err := c.see()
-	if err != nil {
-		return nil, nil, err
+// settled finds the server, and waits a while where somebody else (a watchdog,
+// cron) is just starting it: what a start command is until it has put the server
+// into the background is no server yet, and is gone a moment later. Returned is
+// also a look from before the last search: what it shows and the search does not
+// take for the server belongs to another one.
+func (c *ProcessController) settled(ctx context.Context, spec Spec) (Server, *table, error) {
+	last := 0
+	for deadline := time.Now().Add(othersTime); ; {
+		t, _, err := c.see()
+		if err != nil {
+			return Server{}, nil, err
+		}
+		s, _, err := c.find(ctx, spec)
+		if err != nil || !s.Running() || !time.Now().Before(deadline) {
+			return s, t, err
+		}
+		if m := s.Master; m != nil {
+			if m.State == 'T' || m.PID == last && len(s.Others) > 0 {
+				return s, t, nil
+			}
+			last = m.PID
+		}
+		select {
+		case <-ctx.Done():
+			return s, t, nil
+		case <-time.After(look2):
+		}
 	}
+}
+
+// setApart remembers all that ran the server's executables in a look after which
+// the server was found to be down: it is of other servers. Returned are these and
+// the children that this process had.
+func (c *ProcessController) setApart(t *table) (before, own map[key]bool) {
 	before, own = map[key]bool{}, map[key]bool{}
 	for _, p := range t.byPID {
 		if p.core {
@@ -180,7 +207,7 @@ func (c *ProcessController) setApart() (before, own map[key]bool, err error) {
 			own[p.key()] = true
 		}
 	}
-	return before, own, nil
+	return before, own
 }
 
 // execReason puts into words why the kernel did not run the file.
@@ -396,7 +423,7 @@ func (w *watch) end(ctx context.Context, e *StartError) {
 // watchdog, cron): then our own found the port taken, and the server runs all the
 // same. What came of our own start is our descendant.
 func (w *watch) overtaken(ctx context.Context) (Server, bool) {
-	s, _, err := w.c.find(ctx, w.spec)
+	s, _, err := w.c.settled(ctx, w.spec)
 	if err != nil || s.Master == nil || w.before[key{s.Master.PID, s.Master.StartTicks}] {
 		return Server{}, false
 	}
@@ -413,6 +440,7 @@ func (w *watch) overtaken(ctx context.Context) (Server, bool) {
 		}
 	}
 	w.c.logf("somebody else has started %s: process %d", w.spec.Name, s.Master.PID)
+	s.Elsewhere = true
 	return s, true
 }
 
