@@ -86,12 +86,12 @@ func (e *Env) findUnits(ctx context.Context) ([]string, error) {
 		return nil, nil
 	}
 	masters := map[int]*unit{}
-	var pids []int
+	pids := map[int][]string{}
 	for _, u := range e.servers() {
 		u.facts.Unit = ""
 		if server, err := u.find(ctx, before); err == nil && server.Master != nil {
 			masters[server.Master.PID] = u
-			pids = append(pids, server.Master.PID)
+			pids[server.Master.PID] = u.programs()
 		}
 	}
 	dev, ino := e.Root.DevIno()
@@ -102,7 +102,9 @@ func (e *Env) findUnits(ctx context.Context) ([]string, error) {
 	var names []string
 	for _, f := range found {
 		names = append(names, f.Name)
-		if u := masters[f.Runs]; u != nil {
+		// Of another one it is not certain that its start starts the server: then the
+		// recovery at boot does it.
+		if u := masters[f.Runs]; u != nil && (f.Main || f.AtBoot && f.Starts(u.programs())) {
 			u.facts.Unit = f.Name
 		}
 	}
@@ -110,7 +112,7 @@ func (e *Env) findUnits(ctx context.Context) ([]string, error) {
 	// still is one's at the next boot.
 	for _, f := range found {
 		for _, u := range e.servers() {
-			if u.facts.Unit == "" && f.AtBoot && u.startedBy(f.Programs) {
+			if u.facts.Unit == "" && f.AtBoot && f.Starts(u.programs()) {
 				u.facts.Unit = f.Name
 			}
 		}
@@ -118,9 +120,13 @@ func (e *Env) findUnits(ctx context.Context) ([]string, error) {
 	return names, nil
 }
 
-// startedBy tells whether one of the programs is the server's.
-func (u *unit) startedBy(programs []string) bool {
-	return slices.ContainsFunc(u.recipe[before].Executables, func(x string) bool { return slices.Contains(programs, path.Base(x)) })
+// programs are the names of the server's executables.
+func (u *unit) programs() []string {
+	var out []string
+	for _, x := range u.recipe[before].Executables {
+		out = append(out, path.Base(x))
+	}
+	return out
 }
 
 // atInit tells whether the server is init's to start: at boot, where it belongs to

@@ -367,7 +367,9 @@ func Recover(ctx context.Context, e *Env) Outcome {
 		}
 	}
 	out := e.outcome(run.Facts, res)
-	out.Units = e.InitUnits(ctx)
+	if run.Facts.Signalled {
+		out.Units = e.InitUnits(ctx)
+	}
 	switch {
 	case out.Result == event.Stuck:
 	case res.Outcome == pipeline.Committed && len(res.After) > 0:

@@ -172,6 +172,7 @@ func (s *session) enter(ctx context.Context, root *jail.Root, dir string, m *man
 		if err = steps.Retire(s.stateDir()); err != nil {
 			return nil, errors.Join(err, forget())
 		}
+		s.release(ctx) // of a run that was cut off in what was there before
 	}
 	if known {
 		if old, err = manifest.Load(s.stateDir()); err != nil {

@@ -47,7 +47,13 @@ func (s *session) recoverNow(ctx context.Context) (steps.Outcome, error) {
 		}
 	}
 	if out.Result == event.Recovered || out.Whole {
+		held := s.hold().Held()
 		s.release(ctx)
+		// Where nothing is held an earlier recovery has told init, or the run has started
+		// the server: what an administrator disabled since stays so.
+		if !held {
+			out.Units = nil
+		}
 		if err := guard.Queue(ctx, out.Units); err != nil {
 			s.events.Notice(event.Warning, err.Error(), "systemctl start "+out.Units[0])
 		}

@@ -124,6 +124,7 @@ func (a *app) recoverAll(ctx context.Context) error {
 			return s.fail(err)
 		}
 	}
+	s.releaseStrays(ctx, jails)
 	s.ui.Close()
 	worst := 0
 	for _, j := range jails {
@@ -132,7 +133,7 @@ func (a *app) recoverAll(ctx context.Context) error {
 		if there, why := isThere(j); there {
 			_ = one.recoverOne(ctx)
 		} else {
-			_ = one.absent(j, filepath.Join(*s.set.StateDir, j.ID), why)
+			_ = one.absent(ctx, j, filepath.Join(*s.set.StateDir, j.ID), why)
 		}
 		worst = worse(worst, one.code)
 	}
@@ -175,12 +176,12 @@ func isThere(j journal.Jail) (there bool, why string) {
 
 // absent tells of a jail that is not at its path now, not mounted perhaps. Where
 // a run of it is open a person is needed; else there is nothing to recover.
-func (a *app) absent(j journal.Jail, state, why string) error {
+func (a *app) absent(ctx context.Context, j journal.Jail, state, why string) error {
 	s, err := a.open("recover")
 	if err != nil {
 		return err
 	}
-	s.path = j.Path
+	s.path, s.id = j.Path, j.ID
 	path := event.Clean(j.Path, 300)
 	rec, open, err := steps.Interrupted(state)
 	switch {
@@ -190,6 +191,7 @@ func (a *app) absent(j journal.Jail, state, why string) error {
 		err = fmt.Errorf("cannot recover jail %s: it is not there (%s), and run %s was cut off in step %s", path, why, rec.Run, rec.Step)
 	default:
 		s.events.Notice(event.Warning, fmt.Sprintf("jail %s is not there (%s): no run of it is open", path, why), "")
+		s.release(ctx)
 		return s.finish(nil, steps.Outcome{Result: event.Recovered})
 	}
 	return s.fail(&steps.Error{Kind: steps.ErrStuck, Err: err, Hint: "mount it, then: jailup recover --jail " + path})
@@ -214,6 +216,25 @@ func (s *session) release(ctx context.Context) {
 	if err := guard.Run(args, guardianEnv()); err != nil {
 		s.events.Notice(event.Warning, "cannot take the guard of the jail away: "+err.Error(),
 			"remove "+filepath.Join(h.StateDir, "in-flight")+", then: systemctl start UNIT")
+	}
+}
+
+// releaseStrays takes away the guards of jails that the registry does not know any
+// more, and of which no run is open: nobody else would.
+func (s *session) releaseStrays(ctx context.Context, jails []journal.Jail) {
+	if os.Geteuid() != 0 || !guard.Booted() {
+		return
+	}
+	var known []string
+	for _, j := range jails {
+		known = append(known, j.ID)
+	}
+	for _, id := range guard.Strays(guard.EtcUnits, *s.set.StateDir, known) {
+		one := *s
+		one.id = id
+		if _, open, err := steps.Interrupted(one.stateDir()); err == nil && !open {
+			one.release(ctx)
+		}
 	}
 }
 

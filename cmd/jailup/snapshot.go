@@ -193,6 +193,7 @@ func (s *session) prune(ctx context.Context) error {
 			return s.refuse(&steps.Error{Err: fmt.Errorf("cannot prune the snapshots of jail %s: a run was cut off and may need them", s.root.Path()),
 				Hint: "jailup recover --jail " + s.root.Path()})
 		}
+		s.release(ctx)
 		pruned, err := backup.Prune(ctx, store, s.id, backup.Policy{Keep: *s.set.Keep}, time.Now())
 		for _, m := range pruned {
 			doc.Pruned = append(doc.Pruned, m.ID)

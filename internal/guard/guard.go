@@ -39,8 +39,8 @@ const (
 )
 
 // readyLimit is how long a guardian may take until it watches: with systemd that
-// is a daemon-reload.
-const readyLimit = 25 * time.Second
+// is a scope and a daemon-reload, each within patience.
+const readyLimit = 2*patience + 5*time.Second
 
 // Guardian is the process, seen from the run that it guards.
 type Guardian struct {

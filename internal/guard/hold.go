@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,6 +26,7 @@ import (
 //	                                                and not before the recovery at boot has ended
 //	ETC/jailup-recover-<jail-id>.service            the recovery at boot, where no unit for all jails
 //	ETC/multi-user.target.wants/…                   is enabled
+//	ETC/jailup-recover.service.d/jailup-<jail-id>.conf  else: it waits for the jail's mounts
 //
 // All of it is durable before the first server is stopped. Without systemd there
 // is nothing to hold: the server's executable is out of the jail first and in last.
@@ -90,29 +92,82 @@ func (h Hold) Arm() error {
 	}
 	after := BootUnit
 	if len(h.Recover) > 0 {
-		if err := h.armBoot(); err != nil {
-			return err
-		}
+		err = h.armBoot()
 		after = h.bootUnit() + " " + BootUnit
+	} else {
+		err = h.addTo(BootUnit, h.mounts())
+	}
+	if err != nil {
+		return err
 	}
 	for _, unit := range h.Units {
 		if !unitName.MatchString(unit) {
 			return fmt.Errorf("cannot guard unit %q: it has no name of a service", unit)
 		}
-		dir := filepath.Join(h.Etc, unit+".d")
-		text := "# Written by jailup while it changes " + oneLine(h.Jail) + ", and taken away when that is done.\n"
-		if ours(dir) {
-			text += madeFolder
-		}
-		text += "[Unit]\nWants=" + after + "\nAfter=" + after + "\nConditionPathExists=!" + percent(flight) + "\n"
-		if err := sys.MkdirAll(dir, 0o755); err != nil {
-			return err
-		}
-		if err := sys.WriteFileAtomic(filepath.Join(dir, h.dropIn()), []byte(text), 0o644); err != nil {
+		// After= alone: the recovery is pulled in by its target. Wants= would start it
+		// with the unit during a run, which would then wait for the run's lock, and find
+		// the condition true when the run has ended and started the server itself.
+		if err := h.addTo(unit, "After="+after+"\nConditionPathExists=!"+percent(flight)+"\n"); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// addTo writes the jail's drop-in of a unit.
+func (h Hold) addTo(unit, settings string) error {
+	dir := filepath.Join(h.Etc, unit+".d")
+	text := "# Written by jailup while it changes " + oneLine(h.Jail) + ", and taken away when that is done.\n"
+	if ours(dir) {
+		text += madeFolder
+	}
+	if err := sys.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return sys.WriteFileAtomic(filepath.Join(dir, h.dropIn()), []byte(text+"[Unit]\n"+settings), 0o644)
+}
+
+// mounts are the settings that have a recovery wait for what jail and state may be
+// mounted on: local-fs.target waits for no mount that is "nofail". Not
+// RequiresMountsFor=, by which the missing disk of one jail would keep the others
+// from being recovered. Of the units named most are not there, which is fine.
+func (h Hold) mounts() string {
+	var units []string
+	for _, p := range []string{h.Jail, h.StateDir} {
+		if real, err := filepath.EvalSymlinks(p); err == nil {
+			p = real
+		}
+		for ; filepath.IsAbs(p) && p != "/"; p = filepath.Dir(p) {
+			// A name that is too long is no unit's.
+			if u := mountUnit(p); len(u) < 256 && !slices.Contains(units, u) {
+				units = append(units, u)
+			}
+		}
+	}
+	if len(units) == 0 {
+		return ""
+	}
+	slices.Sort(units)
+	list := strings.Join(units, " ")
+	return "Wants=" + list + "\nAfter=" + list + "\n"
+}
+
+// mountUnit is the unit of a mount point, systemd.unit(5), "String Escaping for
+// Inclusion in Unit Names".
+func mountUnit(dir string) string {
+	var b strings.Builder
+	dir = strings.Trim(filepath.Clean(dir), "/")
+	for i := range len(dir) {
+		switch c := dir[i]; {
+		case c == '/':
+			b.WriteByte('-')
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == ':', c == '_', c == '.' && i > 0:
+			b.WriteByte(c)
+		default:
+			fmt.Fprintf(&b, `\x%02x`, c)
+		}
+	}
+	return b.String() + ".mount"
 }
 
 // ours tells whether a folder of drop-ins is not there, or was made for a guard:
@@ -138,7 +193,7 @@ func (h Hold) armBoot() error {
 	}
 	text := "# Written by jailup while it changes " + oneLine(h.Jail) + ", and taken away when that is done.\n" +
 		"[Unit]\nDescription=End what an interrupted run of jailup began\n" +
-		"After=local-fs.target remote-fs.target network.target systemd-tmpfiles-setup.service\n" +
+		"After=local-fs.target remote-fs.target network.target systemd-tmpfiles-setup.service\n" + h.mounts() +
 		"[Service]\nType=oneshot\nKillMode=process\nTimeoutStartSec=15min\nExecStart=" + strings.Join(argv, " ") + "\n"
 	if err := sys.WriteFileAtomic(filepath.Join(h.Etc, h.bootUnit()), []byte(text), 0o644); err != nil {
 		return err
@@ -174,6 +229,22 @@ func (h Hold) remnants() []string {
 	for _, p := range []string{filepath.Join(h.wants(), h.bootUnit()), filepath.Join(h.Etc, h.bootUnit())} {
 		if _, err := os.Lstat(p); err == nil {
 			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// Strays are the ids of the jails whose guard holds a unit by a file in this folder
+// of states, those known apart.
+func Strays(etc, stateDir string, known []string) []string {
+	var out []string
+	files, _ := filepath.Glob(filepath.Join(etc, "*.service.d", "jailup-*.conf"))
+	for _, f := range files {
+		id := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(f), "jailup-"), ".conf")
+		text, err := os.ReadFile(f)
+		flight := "ConditionPathExists=!" + percent(filepath.Join(stateDir, id, inFlight)) + "\n"
+		if err == nil && strings.Contains(string(text), flight) && !slices.Contains(known, id) && !slices.Contains(out, id) {
+			out = append(out, id)
 		}
 	}
 	return out

@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -40,12 +41,21 @@ func TestHold(t *testing.T) {
 	for _, s := range []string{string(text), string(boot)} {
 		require.NotContains(t, s, "\nExecStart=/bin/false", "a path does not become a setting")
 	}
+	require.NotContains(t, string(text), "Wants=", "a start of the unit during a run would wait for its end")
+	require.Regexp(t, `(?m)^Wants=.*\b`+regexp.QuoteMeta(mountUnit(filepath.Dir(dir)))+`\b`, string(boot))
 	_, err = os.Stat(h.Etc + "/multi-user.target.wants/jailup-recover-0123abcd.service")
 	require.NoError(t, err)
 
-	other := Hold{Etc: h.Etc, StateDir: filepath.Join(dir, "other"), JailID: "ffff", Units: []string{"web.service"}}
+	// Where the unit for all jails is enabled, that waits for the mounts.
+	other := Hold{Etc: h.Etc, StateDir: filepath.Join(dir, "ffff"), JailID: "ffff", Jail: "/none/a b", Units: []string{"web.service"}}
 	require.NoError(t, os.MkdirAll(other.StateDir, 0o755))
 	require.NoError(t, other.Arm())
+	text, err = os.ReadFile(h.Etc + "/jailup-recover.service.d/jailup-ffff.conf")
+	require.NoError(t, err)
+	require.Regexp(t, `(?m)^Wants=none-a\\x20b\.mount none\.mount .*\nAfter=none-a\\x20b\.mount none\.mount `, string(text))
+	require.Equal(t, []string{"ffff"}, Strays(h.Etc, dir, []string{"0123abcd"}))
+	require.Empty(t, Strays(h.Etc, dir, []string{"ffff"}))
+	require.Empty(t, Strays(h.Etc, dir+"/else", nil), "of another state's jails nothing is known")
 	bare := Hold{Etc: h.Etc, StateDir: h.StateDir, JailID: h.JailID}
 	require.NoError(t, bare.Release())
 	require.NoError(t, bare.Release())
@@ -67,6 +77,36 @@ func TestHold(t *testing.T) {
 		require.NoError(t, bad.Release())
 	}
 	require.False(t, bare.Held())
+}
+
+// What systemd-escape --path says.
+func TestMountUnit(t *testing.T) {
+	t.Parallel()
+	for dir, want := range map[string]string{
+		"/srv": "srv.mount", "/srv/jails/": "srv-jails.mount", "/srv/a b-c": `srv-a\x20b\x2dc.mount`,
+		"/.x/.y:_1": `\x2ex-.y:_1.mount`, `/a\b"%ä`: `a\x5cb\x22\x25\xc3\xa4.mount`,
+	} {
+		require.Equal(t, want, mountUnit(dir), dir)
+	}
+}
+
+// A job that left a server behind is not what starts it.
+func TestUnitStarts(t *testing.T) {
+	t.Parallel()
+	for line, want := range map[string]bool{
+		"/usr/sbin/nginx|-g|daemon off;":                        true,
+		"/bin/sh|-c|exec chroot /srv/x /usr/sbin/nginx -g 'x;'": true,
+		"/usr/bin/jailup|start|nginx|--jail|/srv/x":             true,
+		"/usr/bin/jailup|upgrade|nginx|--jail|/srv/x":           false,
+		"/bin/sh|-c|jailup upgrade nginx --jail /srv/x":         false,
+		"/usr/local/bin/nightly":                                false,
+	} {
+		u := Unit{Programs: programs(strings.Split(line, "|"))}
+		require.Equal(t, want, u.Starts([]string{"nginx"}), line)
+	}
+	require.False(t, serves(map[string]any{"Type": "oneshot", "RemainAfterExit": false}))
+	require.True(t, serves(map[string]any{"Type": "oneshot", "RemainAfterExit": true}))
+	require.True(t, serves(map[string]any{"Type": "forking", "RemainAfterExit": false}))
 }
 
 func TestUnitOf(t *testing.T) {

@@ -47,20 +47,23 @@ type Unit struct {
 	Name string
 	// Runs is which of the processes asked for belongs to it; 0: none.
 	Runs int
+	// Main says that systemd takes that process, or its parent, for the unit's own.
+	Main bool
 	// AtBoot says that it is enabled.
 	AtBoot bool
-	// Programs are the last parts of the programs that it starts, "nginx".
+	// Programs are the last parts of the words of its command lines, "nginx".
 	Programs []string
 }
 
-// Units finds the services that masters (the numbers of servers' first processes)
-// belong to, and those loaded ones that start a program chrooted into the
-// directory of that device and inode. Without systemd there are none.
+// Units finds the services that masters (the numbers of servers' first processes,
+// with the names of their programs) belong to, and those loaded ones that start a
+// program chrooted into the directory of that device and inode. Without systemd
+// there are none.
 //
 // A process counts as a unit's if that takes it, or its parent, for its main
-// process, or knows none: what an administrator started by hand out of a unit
-// (ssh, cron) does not.
-func Units(ctx context.Context, masters []int, dev, ino uint64) ([]Unit, error) {
+// process, or knows none and is one that starts such a server: what was started
+// out of a unit by hand or by a job (ssh, cron, a timer) does not.
+func Units(ctx context.Context, masters map[int][]string, dev, ino uint64) ([]Unit, error) {
 	var out []Unit
 	err := withSystemd(ctx, func(m *manager) error {
 		list, err := m.conn.ListUnitsByPatternsContext(ctx, nil, []string{"*.service"})
@@ -68,7 +71,7 @@ func Units(ctx context.Context, masters []int, dev, ino uint64) ([]Unit, error) 
 			return fmt.Errorf("cannot ask systemd for its units: %w", err)
 		}
 		running := map[string]int{}
-		for _, pid := range masters {
+		for pid := range masters {
 			text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
 			if err == nil {
 				running[unitOf(string(text))] = pid
@@ -87,14 +90,13 @@ func Units(ctx context.Context, masters []int, dev, ino uint64) ([]Unit, error) 
 			for _, when := range []string{"ExecStartPre", "ExecStart"} {
 				for _, argv := range commands(p[when]) {
 					chrooted = chrooted || entersJail(argv, dev, ino)
-					for _, word := range argv {
-						u.Programs = append(u.Programs, path.Base(word))
-					}
+					u.Programs = append(u.Programs, programs(argv)...)
 				}
 			}
 			if pid, ok := running[l.Name]; ok {
 				main, _ := p["MainPID"].(uint32)
-				if main == 0 || int(main) == pid || int(main) == parentOf(pid) {
+				u.Main = main != 0 && (int(main) == pid || int(main) == parentOf(pid))
+				if u.Main || main == 0 && (chrooted || serves(p) && u.Starts(masters[pid])) {
 					u.Runs = pid
 				}
 			}
@@ -104,13 +106,47 @@ func Units(ctx context.Context, masters []int, dev, ino uint64) ([]Unit, error) 
 			state, err := m.conn.GetUnitPropertyContext(ctx, l.Name, "UnitFileState")
 			if err == nil {
 				s, _ := state.Value.Value().(string)
-				u.AtBoot = s == "enabled" || s == "generated" || s == "linked"
+				u.AtBoot = s == "enabled" || s == "generated"
 			}
 			out = append(out, u)
 		}
 		return nil
 	})
 	return out, err
+}
+
+// Starts tells whether one of those programs is in the unit's command lines.
+func (u Unit) Starts(programs []string) bool {
+	return slices.ContainsFunc(programs, func(p string) bool { return slices.Contains(u.Programs, p) })
+}
+
+// serves tells whether, by a unit's properties, what it starts is there to stay: of
+// a job that has ended only what it left behind is.
+func serves(p map[string]any) bool {
+	remains, _ := p["RemainAfterExit"].(bool)
+	return text(p["Type"]) != "oneshot" || remains
+}
+
+// programs are the last parts of the words of a command line. In one of jailup that
+// starts no server for good ("jailup upgrade nginx") the names mean no program.
+func programs(argv []string) []string {
+	var out []string
+	for _, w := range splitWords(argv) {
+		out = append(out, path.Base(w))
+	}
+	if slices.Contains(out, "jailup") && !slices.Contains(out, "start") && !slices.Contains(out, "restart") {
+		return nil
+	}
+	return out
+}
+
+// splitWords takes apart what a shell, or an option, would.
+func splitWords(argv []string) []string {
+	var words []string
+	for _, a := range argv {
+		words = append(words, strings.FieldsFunc(a, func(r rune) bool { return strings.ContainsRune(" \t\n='\";&|()", r) })...)
+	}
+	return words
 }
 
 // Known tells whether systemd could start a unit.
@@ -241,10 +277,7 @@ func commands(v any) [][]string {
 // entersJail tells whether a command line is one that changes its root to the
 // directory.
 func entersJail(argv []string, dev, ino uint64) bool {
-	var words []string
-	for _, a := range argv {
-		words = append(words, strings.FieldsFunc(a, func(r rune) bool { return strings.ContainsRune(" \t\n='\";&|()", r) })...)
-	}
+	words := splitWords(argv)
 	tools := []string{"chroot", "schroot", "jk_chrootlaunch", "start-stop-daemon", "bwrap", "unshare", "systemd-nspawn", "proot", "nsenter"}
 	enters := slices.ContainsFunc(words, func(w string) bool {
 		return slices.Contains(tools, path.Base(w)) && !sameDir(w, dev, ino)
