@@ -24,19 +24,21 @@ func (u *unit) dropPIDFile() {
 	if !ok || apache.PIDFile() == "" {
 		return
 	}
-	root := u.e.Root
+	root, unlink := u.e.Root, sys.Unlinkat
 	if u.facts.Outside != nil {
-		if root, err = openHost(); err != nil {
+		host, err := openHost()
+		if err != nil {
 			return
 		}
-		defer root.Close()
+		defer host.Close()
+		root, unlink = host.OnHost(), sys.UnlinkatHost // the walls are around the jail
 	}
-	if err := removePIDFile(root, apache.PIDFile()); err != nil {
+	if err := removePIDFile(root, apache.PIDFile(), unlink); err != nil {
 		u.e.note(event.Warning, "cannot remove the PID file that "+u.name()+" left: "+event.Clean(err.Error(), 300), "")
 	}
 }
 
-func removePIDFile(root *jail.Root, p string) error {
+func removePIDFile(root *jail.Root, p string, unlink func(dir int, name string, flags int) error) error {
 	text, err := root.ReadFile(p, 64)
 	if errors.Is(err, unix.ENOENT) {
 		return nil
@@ -49,7 +51,7 @@ func removePIDFile(root *jail.Root, p string) error {
 		return err
 	}
 	defer d.Close()
-	if err := sys.Unlinkat(int(d.Fd()), base, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+	if err := unlink(int(d.Fd()), base, 0); err != nil && !errors.Is(err, unix.ENOENT) {
 		return err
 	}
 	return nil

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/jailup/jailup/internal/sys"
 )
 
 // Only what is a PID file goes, and nothing outside of the jail.
@@ -18,11 +20,11 @@ func TestRemovePIDFile(t *testing.T) {
 	outside := filepath.Join(t.TempDir(), "pid")
 	require.NoError(t, os.WriteFile(outside, []byte("1\n"), 0o644))
 	require.NoError(t, os.Symlink(filepath.Dir(outside), at("run/out")))
-	require.NoError(t, removePIDFile(root, "/run/apache2/apache2.pid"))
+	require.NoError(t, removePIDFile(root, "/run/apache2/apache2.pid", sys.Unlinkat))
 	require.NoFileExists(t, at("run/apache2/apache2.pid"))
-	require.NoError(t, removePIDFile(root, "/run/apache2/apache2.pid"), "a second call")
-	require.NoError(t, removePIDFile(root, "/run/apache2/text"))
+	require.NoError(t, removePIDFile(root, "/run/apache2/apache2.pid", sys.Unlinkat), "a second call")
+	require.NoError(t, removePIDFile(root, "/run/apache2/text", sys.Unlinkat))
 	require.FileExists(t, at("run/apache2/text"))
-	_ = removePIDFile(root, "/run/out/pid")
+	_ = removePIDFile(root, "/run/out/pid", sys.Unlinkat)
 	require.FileExists(t, outside)
 }

@@ -147,6 +147,20 @@ func (r *Root) onHost() (f *os.File, err error) {
 	return f, err
 }
 
+// OnHost is the same root on the host's own mounts, where a second wall does not
+// stand; r itself where there is none. It is closed with r.
+func (r *Root) OnHost() *Root {
+	if r.host == nil {
+		return r
+	}
+	h := *r
+	h.dir, h.host = r.host, nil
+	if info, err := Fstat(int(h.dir.Fd())); err == nil {
+		h.mnt = info.MountID
+	}
+	return &h
+}
+
 // plain takes the path out of an error that will be named by its caller.
 func plain(err error) error {
 	var pe *fs.PathError

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -23,7 +24,11 @@ type hands struct {
 	folders []int // O_PATH, never closed: a rule needs them again
 	rules   *wall.Rules
 	jobs    chan job // of the present crew
+	direct  []place  // folders that no crew could be had for: all is called directly there
 }
+
+// place is a folder, by device and inode.
+type place struct{ dev, ino uint64 }
 
 type job struct {
 	call func() error
@@ -111,17 +116,61 @@ func (h *hands) here() bool {
 	return yes
 }
 
-// byHand runs a call that makes, renames or removes a name.
-func byHand(call func() error) error {
+// byHand runs a call that makes, renames or removes a name in one of these folders.
+func byHand(call func() error, dirs ...int) error {
 	h := handsOf()
-	if h == nil || h.here() {
+	if h == nil {
+		return call()
+	}
+	return h.run(call, dirs...)
+}
+
+func (h *hands) run(call func() error, dirs ...int) error {
+	h.mu.RLock()
+	if slices.ContainsFunc(dirs, h.spares) {
+		h.mu.RUnlock()
+		if !h.here() {
+			return call()
+		}
+		done := make(chan error, 1)
+		go func() { done <- call() }() // on a thread that is no hand
+		return <-done
+	}
+	if h.here() {
+		h.mu.RUnlock()
 		return call()
 	}
 	j := job{call, make(chan error, 1)}
-	h.mu.RLock()
 	h.jobs <- j
 	h.mu.RUnlock()
 	return <-j.done
+}
+
+// maxDepth bounds how far up is looked for a folder.
+const maxDepth = 1000
+
+// spares tells whether a directory is, or lies beneath, one in which all is called
+// directly. It needs no new descriptor: there may be none. The lock is held.
+func (h *hands) spares(dir int) bool {
+	if len(h.direct) == 0 {
+		return false
+	}
+	at, last := ".", place{}
+	for range maxDepth {
+		var st unix.Stat_t
+		if unix.Fstatat(dir, at, &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
+			return false
+		}
+		now := place{st.Dev, st.Ino}
+		if slices.Contains(h.direct, now) {
+			return true
+		}
+		if now == last { // the root
+			return false
+		}
+		at, last = at+"/..", now
+	}
+	return false
 }
 
 // ByHand runs fn, which changes much, on a thread of its own: its calls are then
@@ -152,11 +201,18 @@ func ByHand(fn func() error) error {
 
 // Admit lets changes be made beneath an open folder that the wall did not know
 // when it was built: one that jailup has made itself, or was told to write to.
+// Where no hand can be had for it, for want of descriptors for instance, it is
+// changed without: an undo must not fail for this, and the first wall and the
+// mounts stand.
 func Admit(dir *os.File) error {
 	h := handsOf()
 	if h == nil {
 		return nil
 	}
+	return h.admit(dir)
+}
+
+func (h *hands) admit(dir *os.File) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.knows(int(dir.Fd())) {
@@ -167,8 +223,15 @@ func Admit(dir *os.File) error {
 		h.folders = append(h.folders, fd)
 		err = h.hire()
 	}
-	if err != nil {
-		return fmt.Errorf("cannot let %s into the wall: %w", dir.Name(), err)
+	if err == nil {
+		return nil
+	}
+	var st unix.Stat_t
+	if serr := unix.Fstat(int(dir.Fd()), &st); serr != nil {
+		return fmt.Errorf("cannot let %s into the wall: %w", dir.Name(), errors.Join(err, serr))
+	}
+	if at := (place{st.Dev, st.Ino}); !slices.Contains(h.direct, at) {
+		h.direct = append(h.direct, at)
 	}
 	return nil
 }
@@ -199,4 +262,10 @@ func MkdiratOwn(dir int, name string, mode uint32) error {
 // RmdirOwn removes what MkdiratOwn made, when it is empty.
 func RmdirOwn(dir int, name string) error {
 	return watchName("unlinkat", dir, name)(do("unlinkat", name, func() error { return unix.Unlinkat(dir, name, unix.AT_REMOVEDIR) }))
+}
+
+// UnlinkatHost is Unlinkat on the host's side, where no hand reaches: dir must be
+// open on the host's own mounts.
+func UnlinkatHost(dir int, name string, flags int) error {
+	return watchName("unlinkat", dir, name)(do("unlinkat", name, func() error { return unix.Unlinkat(dir, name, flags) }))
 }

@@ -33,9 +33,9 @@ func do(op, name string, call func() error) error {
 }
 
 // handed is do for a call that makes, renames or removes a name: one of the hands
-// makes it.
-func handed(op, name string, call func() error) error {
-	return do(op, name, func() error { return byHand(call) })
+// makes it. dirs are those in which the names are.
+func handed(op, name string, call func() error, dirs ...int) error {
+	return do(op, name, func() error { return byHand(call, dirs...) })
 }
 
 // retries is how often a call is interrupted before that is an error. No real
@@ -56,13 +56,13 @@ func retry(call func() error) (err error) {
 func Renameat2(oldDir int, oldName string, newDir int, newName string, flags uint) error {
 	return watchRename(oldDir, oldName, newDir, newName, flags)(handed("renameat2", newName, func() error {
 		return unix.Renameat2(oldDir, oldName, newDir, newName, flags)
-	}))
+	}, oldDir, newDir))
 }
 
 // Mkdirat makes a directory with exactly the given permission bits, whatever
 // the umask is.
 func Mkdirat(dir int, name string, mode uint32) error {
-	err := watchName("mkdirat", dir, name)(handed("mkdirat", name, func() error { return unix.Mkdirat(dir, name, mode&0o7777) }))
+	err := watchName("mkdirat", dir, name)(handed("mkdirat", name, func() error { return unix.Mkdirat(dir, name, mode&0o7777) }, dir))
 	if err != nil {
 		return err
 	}
@@ -71,25 +71,25 @@ func Mkdirat(dir int, name string, mode uint32) error {
 
 // Unlinkat removes a name; flags is 0 or unix.AT_REMOVEDIR.
 func Unlinkat(dir int, name string, flags int) error {
-	return watchName("unlinkat", dir, name)(handed("unlinkat", name, func() error { return unix.Unlinkat(dir, name, flags) }))
+	return watchName("unlinkat", dir, name)(handed("unlinkat", name, func() error { return unix.Unlinkat(dir, name, flags) }, dir))
 }
 
 // Symlinkat makes a symbolic link.
 func Symlinkat(target string, dir int, name string) error {
-	return watchName("symlinkat", dir, name)(handed("symlinkat", name, func() error { return unix.Symlinkat(target, dir, name) }))
+	return watchName("symlinkat", dir, name)(handed("symlinkat", name, func() error { return unix.Symlinkat(target, dir, name) }, dir))
 }
 
 // Linkat makes a hard link; flags as in linkat(2).
 func Linkat(oldDir int, oldName string, newDir int, newName string, flags int) error {
 	return watchName("linkat", newDir, newName)(handed("linkat", newName, func() error {
 		return unix.Linkat(oldDir, oldName, newDir, newName, flags)
-	}))
+	}, oldDir, newDir))
 }
 
 // Mknodat makes a FIFO, a device node or an empty file; mode holds the type and
 // the permission bits, which are set exactly, whatever the umask is.
 func Mknodat(dir int, name string, mode uint32, dev uint64) error {
-	err := watchName("mknodat", dir, name)(handed("mknodat", name, func() error { return unix.Mknodat(dir, name, mode, int(dev)) }))
+	err := watchName("mknodat", dir, name)(handed("mknodat", name, func() error { return unix.Mknodat(dir, name, mode, int(dev)) }, dir))
 	if err != nil {
 		return err
 	}
@@ -103,7 +103,7 @@ func Create(dir int, name string, perm uint32) (*os.File, error) {
 	err := watchName("create", dir, name)(handed("create", name, func() (err error) {
 		fd, err = unix.Openat(dir, name, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, perm&0o7777)
 		return err
-	}))
+	}, dir))
 	if err != nil {
 		if fd >= 0 {
 			unix.Close(fd)
