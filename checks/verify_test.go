@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -111,28 +112,30 @@ func TestVerify(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			if c.policy.Period == 0 {
-				c.policy = quick()
-			}
-			var before Report
-			if c.before != nil {
-				before = Baseline(t.Context(), []Check{&script{name: "it", looks: c.before}})
-			}
-			var told []Result
-			after, err := Verify(t.Context(), []Check{&script{name: "it", looks: c.looks}}, before, c.policy,
-				func(r Result) { told = append(told, r) })
-			require.Len(t, after.Results, 1)
-			got := after.Results[0]
-			if c.want == "" {
-				require.NoError(t, err)
-				require.True(t, after.Healthy())
-			} else {
-				require.ErrorContains(t, err, c.want)
-				require.False(t, after.Healthy())
-			}
-			require.Equal(t, c.verdict, verdict{got.Verdict, got.Phase}, "%+v", got)
-			require.NotEmpty(t, told)
-			require.Equal(t, got, told[len(told)-1])
+			synctest.Test(t, func(t *testing.T) { // what follows what is tested, not how fast the machine is
+				if c.policy.Period == 0 {
+					c.policy = quick()
+				}
+				var before Report
+				if c.before != nil {
+					before = Baseline(t.Context(), []Check{&script{name: "it", looks: c.before}})
+				}
+				var told []Result
+				after, err := Verify(t.Context(), []Check{&script{name: "it", looks: c.looks}}, before, c.policy,
+					func(r Result) { told = append(told, r) })
+				require.Len(t, after.Results, 1)
+				got := after.Results[0]
+				if c.want == "" {
+					require.NoError(t, err)
+					require.True(t, after.Healthy())
+				} else {
+					require.ErrorContains(t, err, c.want)
+					require.False(t, after.Healthy())
+				}
+				require.Equal(t, c.verdict, verdict{got.Verdict, got.Phase}, "%+v", got)
+				require.NotEmpty(t, told)
+				require.Equal(t, got, told[len(told)-1])
+			})
 		})
 	}
 }

@@ -3,6 +3,7 @@
 package steps
 
 import (
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -134,6 +135,7 @@ type Env struct {
 	baseline *checks.Report
 	judge    *checks.Report // what the new server is compared with, where that is not the baseline
 	marks    []checks.Mark
+	fifos    []*os.File // logs that are FIFOs, see holdFIFO
 	// elsewhere: a server was started by somebody else while this run started it.
 	elsewhere bool
 	// onlyLogged: the last checks found nothing wrong but lines in a log.
@@ -201,5 +203,8 @@ func (e *Env) Close() {
 	}
 	if e.host != nil {
 		e.host.Close()
+	}
+	for _, f := range e.fifos {
+		f.Close()
 	}
 }

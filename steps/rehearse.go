@@ -46,12 +46,12 @@ func (s *rehearse) Do(ctx context.Context, run *Run) error {
 func (u *unit) rehearse(ctx context.Context, verb string) error {
 	e := u.e
 	test := u.testArgv(after)
-	res, err := e.Root.Run(ctx, jail.Box{Argv: u.loudly(test), Env: u.environment(), Stage: e.stage.Dir(), Changes: boxChanges(e.set)})
+	res, err := e.Root.Run(ctx, jail.Box{Argv: u.loudly(test), Env: u.environment(), Stage: e.stage.Dir(), Changes: append(boxChanges(e.set), u.ownLogs()...)})
 	if err != nil {
 		return &Error{Err: fmt.Errorf("cannot rehearse %s: %w", u.name(), err), Hint: "to go without the rehearsal: --rehearse=false"}
 	}
 	fails := u.failures(res)
-	old, err := e.Root.Run(ctx, jail.Box{Argv: u.loudly(u.testArgv(before)), Env: u.environment()})
+	old, err := e.Root.Run(ctx, jail.Box{Argv: u.loudly(u.testArgv(before)), Env: u.environment(), Changes: u.ownLogs()})
 	if err != nil {
 		return fmt.Errorf("cannot rehearse %s: %w", u.name(), err)
 	}

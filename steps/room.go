@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/jailup/jailup/backup"
 	"github.com/jailup/jailup/internal/changeset"
 	"github.com/jailup/jailup/internal/event"
 	"github.com/jailup/jailup/internal/sys"
@@ -31,14 +32,18 @@ func roomIn(dir string) (room, unix.Statfs_t, error) {
 	if err := unix.Statfs(dir, &st); err != nil {
 		return room{}, st, fmt.Errorf("cannot tell how much room is left in %s: %w", dir, err)
 	}
+	return roomOf(&st), st, nil
+}
+
+func roomOf(st *unix.Statfs_t) room {
 	r := room{bytes: int64(st.Bavail) * st.Bsize, inodes: int64(st.Ffree)}
-	if st.Files == 0 {
+	if st.Files == 0 || st.Ffree > 1<<62 { // some fill what they do not count with ones
 		r.inodes = 1 << 40
 	}
 	if st.Blocks == 0 { // ramfs, and tmpfs with size=0
 		r.bytes = 1 << 60
 	}
-	return r, st, nil
+	return r
 }
 
 // needRoom refuses to go on where the file system of dir has less left than what
@@ -99,6 +104,9 @@ func (e *Env) jailRoom(ctx context.Context) (r room) {
 			return
 		}
 		for _, n := range names {
+			if dir == "/" && n == backup.StageName {
+				continue // no snapshot has it
+			}
 			p := path.Join(dir, n)
 			info, err := e.Root.Lstat(p)
 			if err != nil {

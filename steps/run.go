@@ -301,6 +301,11 @@ func (e *Env) contradiction(rec journal.Record) error {
 		return err
 	}
 	v, err := e.State(&f)
+	if err != nil && rec.Plan == "upgrade" && e.stageGone(&f) {
+		e.note(event.Warning, fmt.Sprintf("the stage %s is gone: the run is finished as its journal says, and jailup rollback cannot go back by it", event.Clean(f.Stage, 300)),
+			"the snapshots stay: jailup snapshot list --jail "+event.Clean(e.Root.Path(), 300))
+		return nil
+	}
 	if err != nil && rec.Plan == "upgrade" { // its stage stays, for the rollback
 		return fmt.Errorf("cannot finish run %s: its journal says that it is committed, and the jail cannot be compared: %w", rec.Run, err)
 	}
@@ -308,6 +313,16 @@ func (e *Env) contradiction(rec journal.Record) error {
 		return fmt.Errorf("cannot finish run %s: its journal says that it is committed, and %d of its paths are old, %d new", rec.Run, v.Old, v.New)
 	}
 	return nil
+}
+
+// stageGone tells whether the run's stage, and nothing else that tells old from new,
+// is missing: somebody needed the room. There is nothing then to go back to.
+func (e *Env) stageGone(f *Facts) bool {
+	if _, err := e.changes(); err != nil {
+		return false
+	}
+	_, err := e.openStage(f)
+	return errors.Is(err, os.ErrNotExist)
 }
 
 // mustBeOld keeps a stage from being removed as long as it holds files that the

@@ -200,7 +200,7 @@ func (u *unit) testConfiguration(ctx context.Context) error {
 	if !e.Options.Rehearse || len(test) == 0 {
 		return nil
 	}
-	res, err := e.Root.Run(ctx, jail.Box{Argv: u.loudly(test), Env: u.environment()})
+	res, err := e.Root.Run(ctx, jail.Box{Argv: u.loudly(test), Env: u.environment(), Changes: u.ownLogs()})
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)

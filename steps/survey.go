@@ -43,6 +43,7 @@ func (e *Env) survey() error {
 				return e.inPlace(p, "leads nowhere ("+plainCause(err)+")")
 			}
 		case err != nil:
+		case info.Mode&unix.S_IFMT == unix.S_IFCHR && info.Rdev == unix.Mkdev(1, 3): // null: a read ends at once
 		case info.Mode&unix.S_IFMT == unix.S_IFIFO, info.Mode&unix.S_IFMT == unix.S_IFCHR, info.Mode&unix.S_IFMT == unix.S_IFBLK,
 			!info.IsRegular() && slices.Contains(mustBeFiles, p):
 			return e.inPlace(p, "is a "+jail.TypeName(info.Mode))
@@ -68,13 +69,45 @@ func (e *Env) survey() error {
 			}
 		}
 		for _, p := range u.written() {
-			if info, err := e.Root.Stat(p); err == nil && info.Mode&unix.S_IFMT == unix.S_IFIFO {
+			if !e.isFIFO(p) {
+				continue
+			}
+			if err := e.holdFIFO(p); errors.Is(err, unix.ENXIO) {
 				return fail(nil, "write the log to a file; if something reads from it while "+u.name()+" starts: --rehearse=false",
 					"cannot work on %s of jail %s: its log %s is a FIFO, on which a start waits until somebody reads", u.name(), e.Root.Path(), event.Clean(p, 300))
+			} else if err != nil {
+				return fail(nil, "write the log to a file", "cannot work on %s of jail %s: its log is a FIFO: %w", u.name(), e.Root.Path(), err)
 			}
 		}
 	}
 	return nil
+}
+
+func (e *Env) isFIFO(p string) bool {
+	info, err := e.Root.Stat(p)
+	return err == nil && info.Mode&unix.S_IFMT == unix.S_IFIFO
+}
+
+// holdFIFO opens a FIFO to write, and keeps it open: its reader is not told, while the
+// server is down, that the last writer is gone, and no start waits. ENXIO is no reader.
+func (e *Env) holdFIFO(p string) error {
+	f, err := e.Root.OpenFIFO(p)
+	if err == nil {
+		e.fifos = append(e.fifos, f)
+	}
+	return err
+}
+
+// ownLogs shows, in a view, a file in place of each log that is a FIFO: its reader is
+// not in the view.
+func (u *unit) ownLogs() []jail.Change {
+	var out []jail.Change
+	for _, p := range u.written() {
+		if u.e.isFIFO(p) {
+			out = append(out, jail.Change{Path: p, Mode: unix.S_IFREG | 0o600})
+		}
+	}
+	return out
 }
 
 // noexec refuses servers on a mount from which nothing may be executed (mount(8)):

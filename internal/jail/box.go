@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path"
 	"runtime"
+	"strings"
 	"syscall"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -245,9 +246,11 @@ func applyChange(root *Root, c Change) error {
 		return unix.Symlinkat(c.Link, dir, base)
 	}
 	_ = unix.Unlinkat(dir, base, 0)
-	src, err := OpenAt(boxStageFd, c.Stage)
-	if err != nil {
-		return err
+	var src io.ReadCloser = io.NopCloser(strings.NewReader(""))
+	if c.Stage != "" {
+		if src, err = OpenAt(boxStageFd, c.Stage); err != nil {
+			return err
+		}
 	}
 	defer src.Close()
 	fd, err := unix.Openat(dir, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)

@@ -219,3 +219,21 @@ int main(void) {
 	require.NoError(t, err)
 	require.EqualValues(t, size, info.Size())
 }
+
+// A change without a stage is an empty file, also in place of a FIFO, on which the
+// program would wait.
+func TestEmptyFileInTheView(t *testing.T) {
+	lab.Need(t, "root", "apt")
+	t.Parallel()
+	j := lab.HandMadeJail(t, lab.NginxPair(t).New)
+	log := filepath.Join(j.Dir, "var/log/nginx/error.log")
+	_ = os.Remove(log)
+	require.NoError(t, unix.Mkfifo(log, 0o600))
+	r, err := Open(j.Dir)
+	require.NoError(t, err)
+	defer r.Close()
+	res, err := r.Run(t.Context(), Box{Argv: []string{"/usr/sbin/nginx", "-t"}, Changes: []Change{{Path: "/var/log/nginx/error.log", Mode: unix.S_IFREG | 0o600}}})
+	require.NoError(t, err)
+	require.False(t, res.TimedOut)
+	require.Zero(t, res.Exit, string(res.Output))
+}

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -70,10 +71,16 @@ func confine(proc *os.File) error {
 		return fmt.Errorf("cannot hide the cgroup: %w", err)
 	}
 	_, _ = unix.KeyctlJoinSessionKeyring("")
-	for what, max := range map[int]uint64{
-		unix.RLIMIT_NPROC: boxTasks, unix.RLIMIT_FSIZE: boxFile, unix.RLIMIT_CORE: 0, unix.RLIMIT_NOFILE: boxFiles,
+	limits := map[int]uint64{
+		unix.RLIMIT_FSIZE: boxFile, unix.RLIMIT_CORE: 0, unix.RLIMIT_NOFILE: boxFiles,
 		unix.RLIMIT_AS: boxSpace, unix.RLIMIT_DATA: boxMemory, unix.RLIMIT_MEMLOCK: 64 << 20, unix.RLIMIT_RTPRIO: 0,
-	} {
+	}
+	// In a user namespace it counts all that its root runs, and before Linux 5.14 what
+	// the roots of other containers with the same map run as well.
+	if allUsers(proc) {
+		limits[unix.RLIMIT_NPROC] = boxTasks
+	}
+	for what, max := range limits {
 		var lim unix.Rlimit
 		if unix.Getrlimit(what, &lim) == nil {
 			lim.Cur, lim.Max = min(lim.Cur, max), min(lim.Max, max)
@@ -85,8 +92,8 @@ func confine(proc *os.File) error {
 	// Memory that is in no process's sight: segments of System V (the limit is the
 	// IPC namespace's own, sysvipc(7)). Of what is left the kernel is to take from
 	// the box first when the machine has no more: proc_pid_oom_score_adj(5).
-	for file, value := range map[string]int{"sys/kernel/shmall": boxMemory / os.Getpagesize(), "self/oom_score_adj": 1000} {
-		if err := write(proc, file, value); err != nil && !errors.Is(err, unix.ENOENT) {
+	for file, value := range map[string]int{shmall: boxMemory / os.Getpagesize(), "self/oom_score_adj": 1000} {
+		if err := write(proc, file, value); err != nil && !errors.Is(err, unix.ENOENT) && (file != shmall || !isRefusal(err)) {
 			return fmt.Errorf("cannot limit the program: %w", err)
 		}
 	}
@@ -110,6 +117,30 @@ func confine(proc *os.File) error {
 		return fmt.Errorf("cannot set no_new_privs: %w", err)
 	}
 	return seccomp()
+}
+
+// shmall may be out of reach in a container; the memory is counted all the same.
+const shmall = "sys/kernel/shmall"
+
+func isRefusal(err error) bool {
+	return errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EROFS)
+}
+
+// allUsers tells whether this is the first user namespace, or one that maps all users
+// to themselves (user_namespaces(7)).
+func allUsers(proc *os.File) bool {
+	fd, err := unix.Openat(int(proc.Fd()), "self/uid_map", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return errors.Is(err, unix.ENOENT) // a kernel without user namespaces
+	}
+	defer unix.Close(fd)
+	var buf [128]byte
+	n, _ := unix.Read(fd, buf[:])
+	return everyUser(string(buf[:max(n, 0)]))
+}
+
+func everyUser(uidMap string) bool {
+	return slices.Equal(strings.Fields(uidMap), []string{"0", "0", "4294967295"})
 }
 
 // write writes a number to a file of the kernel.

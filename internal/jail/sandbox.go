@@ -37,8 +37,8 @@ type Box struct {
 	Timeout time.Duration
 }
 
-// Change is one difference of the view from the jail: a file of the stage, a
-// link, a directory, or (the rest empty) something that is not there.
+// Change is one difference of the view from the jail: a file of the stage, an
+// empty file (no stage), a link, a directory, or (the rest empty) something that is not there.
 type Change struct {
 	Path  string `json:"path"`
 	Stage string `json:"stage,omitempty"`
