@@ -99,7 +99,8 @@ bench: ## run the benchmarks, peers in the same run (BENCH=REGEXP); a table
 	$(need_sudo)
 	$(GO) test -p 1 -run '^$$' -bench '$(BENCH)' -timeout $(TIMEOUT) $(as_root) $(PKG) 2>&1 | awk "$$bench_table"
 
-# JAILUP_FAULTS=sample takes one in eight of the points, of all classes.
+# JAILUP_FAULTS=sample takes one in eight of the points of all classes, 1/40 one in
+# forty.
 faults: ## the whole fault catalogue, injected for real; a table (JAILUP_FAULTS=sample: a part of it)
 	$(need_sudo)
 	@files=$$(grep -rlE --include='*_test.go' '^//go:build .*\bfaultpoints\b' .); \

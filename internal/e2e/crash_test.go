@@ -50,6 +50,7 @@ func TestKilledAtEveryInstant(t *testing.T) {
 			}
 			if !f.upgrade("kill:" + p.at("")) {
 				missed++ // a run is not the same to the call: this one was shorter
+				t.Logf("not reached: %s", p)
 				f.toOld(y, f.whole(y, what), what)
 				continue
 			}

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"hash/fnv"
 	"os"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 )
@@ -11,7 +13,7 @@ import (
 // The table of `make faults` is made of what each test counted.
 const (
 	tallyEnv  = "JAILUP_FAULTS_TABLE" // a file: one JSON line a tally
-	sampleEnv = "JAILUP_FAULTS"       // "sample": one in eight of the points; else all
+	sampleEnv = "JAILUP_FAULTS"       // "sample": one in eight of the points; "1/N": one in N; else all
 )
 
 // Count is what one test adds to the table of the fault catalogue.
@@ -115,18 +117,32 @@ func (y *Tally) bad(n *int, format string, args []any) {
 	y.t.Errorf(format, args...)
 }
 
+// OneIn is how many faults there are for one that is injected: 1 is all of them.
+func OneIn() int {
+	switch v := os.Getenv(sampleEnv); {
+	case v == "sample":
+		return 8
+	case strings.HasPrefix(v, "1/"):
+		if n, err := strconv.Atoi(v[2:]); err == nil && n > 0 {
+			return n
+		}
+	}
+	return 1
+}
+
 // Sampling tells whether only a part of the fault catalogue is asked for.
-func Sampling() bool { return os.Getenv(sampleEnv) == "sample" }
+func Sampling() bool { return OneIn() > 1 }
 
 // Sampled tells whether the i-th fault of a test is injected: each one, or in a
-// sample one in eight, taken so that what alternates (before and after a call,
+// sample one in so many, taken so that what alternates (before and after a call,
 // say) is met in all its forms. The name of the test shifts it, so that tests
 // with the same faults take different ones.
 func Sampled(t testing.TB, i int) bool {
-	if !Sampling() {
+	n := OneIn()
+	if n == 1 {
 		return true
 	}
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(t.Name()))
-	return i%8 == (i/8+int(h.Sum32()%8))%8
+	return i%n == (i/n+int(h.Sum32()%uint32(n)))%n
 }
