@@ -59,7 +59,7 @@ func failures(list []place, all func(place) bool) (out []failure) {
 // inWindow tells whether a place is where the server may be down or the jail be
 // touched, or after it.
 func inWindow(p place) bool {
-	return !p.early() && !slices.Contains([]string{"do stage", "do rehearse", "do snapshot", "do choose"}, p.Step)
+	return !p.early() && !slices.Contains([]string{"do rehearse", "do snapshot", "do choose"}, p.Step)
 }
 
 // told checks what a run says that did not end well: a cause and a hint, at most

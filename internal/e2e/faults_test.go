@@ -271,9 +271,10 @@ func in(all []place, steps ...string) []place {
 	return slices.DeleteFunc(slices.Clone(all), func(p place) bool { return !slices.Contains(steps, p.Step) })
 }
 
-// early are the steps before which the cache is empty in the test.
+// early are the steps that also write to the cache, which is empty before them in
+// the test.
 func (p place) early() bool {
-	return slices.Contains([]string{"", "do preflight", "do resolve", "do fetch"}, p.Step)
+	return slices.Contains([]string{"", "do preflight", "do resolve", "do fetch", "do stage"}, p.Step)
 }
 
 // answers waits until the server answers, and says how long that took.
