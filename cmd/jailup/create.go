@@ -20,6 +20,7 @@ import (
 	"github.com/jailup/jailup/internal/journal"
 	"github.com/jailup/jailup/internal/manifest"
 	"github.com/jailup/jailup/internal/sys"
+	"github.com/jailup/jailup/internal/wall"
 	"github.com/jailup/jailup/recipes"
 	"github.com/jailup/jailup/steps"
 )
@@ -69,7 +70,7 @@ func (a *app) createWith(ctx context.Context, s *session) error {
 	if err := jail.CheckPlace(dir); err != nil {
 		return s.refuse(&steps.Error{Err: err, Hint: "give the jail a folder of its own, such as /srv/jails/shop"})
 	}
-	if err := s.behindWall(ctx, s.placeWall(dir, []string{steps.NewJailNames()}, *s.set.CacheDir)); err != nil {
+	if err := s.behindWall(ctx, func() wall.Spec { return s.placeWall(dir, []string{steps.NewJailNames()}, *s.set.CacheDir) }); err != nil {
 		return s.refuse(err)
 	}
 	ctx, cancel := s.bounded(ctx)

@@ -59,7 +59,7 @@ func (a *app) preview(ctx context.Context, s *session, f planFlags) error {
 	if _, err := s.openJail(); err != nil {
 		return s.refuse(err)
 	}
-	if err := s.behindWall(ctx, wall.Spec{Dirs: s.scratchDirs()}); err != nil {
+	if err := s.behindWall(ctx, func() wall.Spec { return wall.Spec{Dirs: s.scratchDirs()} }); err != nil {
 		return s.refuse(err)
 	}
 	s.events.RunStart(event.RunStart{Verb: "plan", Server: s.asked, Jail: s.root.Path(), Version: version()})

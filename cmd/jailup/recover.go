@@ -120,7 +120,7 @@ func (a *app) recoverAll(ctx context.Context) error {
 		return s.fail(s.trouble)
 	}
 	if len(jails) > 0 && os.Geteuid() == 0 {
-		if err := s.behindWall(ctx, s.allWall(jails)); err != nil {
+		if err := s.behindWall(ctx, func() wall.Spec { return s.allWall(jails) }); err != nil {
 			return s.fail(err)
 		}
 	}

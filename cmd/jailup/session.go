@@ -27,6 +27,7 @@ import (
 	"github.com/jailup/jailup/internal/source"
 	"github.com/jailup/jailup/internal/sys"
 	"github.com/jailup/jailup/internal/ui"
+	"github.com/jailup/jailup/internal/wall"
 	"github.com/jailup/jailup/recipes"
 	"github.com/jailup/jailup/steps"
 )
@@ -320,7 +321,10 @@ func (s *session) take(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := s.behindWall(ctx, s.jailWall(s.writes()...)); err != nil {
+	if who := steps.Busy(s.dirs.Run, s.id); who != nil && s.set.LockWait.D() <= 0 {
+		return &journal.HeldError{Holder: *who} // before a folder is made for what will not be done
+	}
+	if err := s.behindWall(ctx, func() wall.Spec { return s.jailWall(s.writes()...) }); err != nil {
 		return err
 	}
 	s.tellTrouble()

@@ -17,6 +17,7 @@ import (
 	"github.com/jailup/jailup/backup"
 	"github.com/jailup/jailup/internal/event"
 	"github.com/jailup/jailup/internal/ui"
+	"github.com/jailup/jailup/internal/wall"
 	"github.com/jailup/jailup/steps"
 )
 
@@ -266,14 +267,16 @@ func (s *session) restore(ctx context.Context, store backup.Store, id, into stri
 	if err != nil {
 		return s.refuse(err)
 	}
-	if err := s.behindWall(ctx, s.placeWall(abs, []string{`^\.` + regexp.QuoteMeta(filepath.Base(abs)) + `\.tmp-`})); err != nil {
-		return s.refuse(err)
-	}
 	snap, err := s.snapshot(ctx, store, id)
 	if err != nil {
 		return s.refuse(err)
 	}
 	defer snap.Close()
+	if err := s.behindWall(ctx, func() wall.Spec {
+		return s.placeWall(abs, []string{`^\.` + regexp.QuoteMeta(filepath.Base(abs)) + `\.tmp-`})
+	}); err != nil {
+		return s.refuse(err)
+	}
 	if err := snap.Restore(ctx, abs); err != nil {
 		return s.refuse(&steps.Error{Err: err, Hint: "nothing is left of it; choose another folder, or look at the disk"})
 	}

@@ -23,8 +23,9 @@ import (
 // locked yet. It returns where the process is behind the wall already, or where
 // there can be none: that is told, and the first wall stands alone.
 //
-// spec says what the verb changes; the folders of the state come on top.
-func (s *session) behindWall(ctx context.Context, spec wall.Spec) error {
+// what says what the verb changes, and makes jailup's own folders where they are
+// missing; it is asked only where a wall is built.
+func (s *session) behindWall(ctx context.Context, what func() wall.Spec) error {
 	if in := wall.Inside(); in != nil {
 		s.tellWall(in)
 		return nil
@@ -32,6 +33,7 @@ func (s *session) behindWall(ctx context.Context, spec wall.Spec) error {
 	if s.a.quiet == nil || os.Geteuid() != 0 { // a test, or somebody who may change little
 		return nil
 	}
+	spec := what()
 	if sys.FaultPoints {
 		spec.NoMounts = os.Getenv("JAILUP_FAULT_MOUNTS") == "off"
 		spec.NoLandlock = os.Getenv("JAILUP_FAULT_LANDLOCK") == "off"
