@@ -195,6 +195,39 @@ func (e *Env) dropStage(path string) error {
 // sweepStages removes the stages of runs that were cut off, which no rollback
 // needs. As long as nobody can tell which one is needed, all stay.
 func (e *Env) sweepStages() error {
+	return e.sweepStagesBut(func(string) bool { return false })
+}
+
+// SweepStages removes the stages that a run or a recovery could not remove when it
+// ended, once nothing of the jail is open any more; with the last one goes their
+// folder. The stage that the next rollback needs stays, so does the one in which the
+// last run has left something for a person, and that of a run which this state does
+// not know: an upgrade sweeps those. The caller holds the lock of the jail. A second
+// call finds nothing; what cannot be removed is told, and holds nothing up.
+func (e *Env) SweepStages() {
+	rec, open, err := Interrupted(e.StateDir)
+	if err != nil || open {
+		return // who needs which stage is not settled
+	}
+	f, err := FactsOf(rec)
+	if err != nil {
+		return
+	}
+	err = e.sweepStagesBut(func(run string) bool {
+		if f.KeepStage && run == filepath.Base(f.Stage) {
+			return true
+		}
+		_, err := os.Lstat(filepath.Join(e.StateDir, "runs", run))
+		return err != nil
+	})
+	var foreign *fileset.ForeignError
+	if err != nil && !errors.As(err, &foreign) { // there is nothing of jailup's in that
+		e.note(event.Warning, err.Error(), HintOf(err))
+	}
+}
+
+// sweepStagesBut keeps those as well that also tells of.
+func (e *Env) sweepStagesBut(also func(run string) bool) error {
 	s, err := e.stages()
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -216,13 +249,19 @@ func (e *Env) sweepStages() error {
 	if err != nil {
 		return err
 	}
+	left := 0
 	for _, run := range runs {
-		if keep[run] {
+		if keep[run] || also(run) {
+			left++
 			continue
 		}
 		if err := s.Remove(run); err != nil {
-			e.note(event.Warning, err.Error(), "")
+			left++
+			e.note(event.Warning, err.Error(), "see what is mounted in it: findmnt -R "+event.Clean(s.Path(), 300))
 		}
 	}
-	return nil
+	if left > 0 {
+		return nil
+	}
+	return s.RemoveIfEmpty()
 }

@@ -57,6 +57,8 @@ func (s *session) recoverNow(ctx context.Context) (steps.Outcome, error) {
 		if err := guard.Queue(ctx, out.Units); err != nil {
 			s.events.Notice(event.Warning, err.Error(), "systemctl start "+out.Units[0])
 		}
+		// The server is up, and what is left over only takes room.
+		(&steps.Env{JailID: s.id, Root: s.root, StateDir: s.stateDir(), Events: s.events}).SweepStages()
 	}
 	return out, nil
 }

@@ -250,6 +250,65 @@ func (f *faultRun) recoverFails(y *lab.Tally, cut place, shard, n int) {
 	}
 }
 
+// What a recovery or a rollback could not remove of a stage when it ended, the next
+// recovery removes, and not the stage that the next rollback needs.
+func TestCallsFailAndTheStageIsSweptLater(t *testing.T) {
+	t.Parallel()
+	y := lab.NewTally(t, "call fails")
+	f := newFaultRun(t, lab.ShmDir(t))
+	f.warm()
+	recovering := []string{"recover", "--jail", f.j.Dir}
+	ofStage := func(all []place) []place {
+		return slices.DeleteFunc(calls(all), func(p place) bool { return p.Op != "unlinkat" })
+	}
+	list := cuts(f.passes(f.upgrading()...))
+	f.toOld(y, f.whole(y, "traced"), "traced")
+	first := in(list, "do install")[0]
+	killed := func() {
+		require.True(t, f.upgrade("kill:"+first.at(""), "JAILUP_FAULT_GUARD=off"), "%s", first)
+	}
+	killed()
+	back := in(ofStage(f.passes(recovering...)), "undo stage")
+	f.toOld(y, f.whole(y, "recovered"), "recovered")
+	require.NotEmpty(t, back)
+	rolls := in(ofStage(f.passes(f.rolls(y, false)...)), "do record")
+	f.toOld(y, f.whole(y, "rolled back"), "rolled back")
+	require.Greater(t, len(rolls), 2)
+	// The first, one in the middle, the last: the folder's own.
+	some := func(all []place) []place { return []place{all[0], all[len(all)/2], all[len(all)-1]} }
+	y.Cases(3)
+	y.Of(3 * (len(back) + len(rolls)))
+	for k, errno := range []string{"EIO", "EDQUOT", "EROFS"} {
+		killed()
+		c := failure{some(back)[k], errno, ""}
+		what := "recovery, " + c.String()
+		r := f.run(c.fault(), nil, recovering...)
+		require.Contains(t, []int{0, 1, 4}, r.Exit, "%s: %s", what, r)
+		f.recovered(y, what)
+		f.toOld(y, f.whole(y, what), what)
+		y.Point("old")
+
+		args := f.rolls(y, false)
+		c = failure{some(rolls)[k], errno, ""}
+		what = "rollback, " + c.String()
+		r = f.run(c.fault(), nil, args...)
+		require.Contains(t, []int{0, 4}, r.Exit, "%s: %s", what, r)
+		f.recovered(y, what)
+		f.toOld(y, f.whole(y, what), what)
+		y.Point("old")
+	}
+	// An upgrade sweeps as well, and makes the folder anew. Of the jail that is upgraded
+	// a recovery, which finds nothing open, leaves the stage.
+	killed()
+	c := failure{back[0], "EIO", ""}
+	r := f.run(c.fault(), nil, recovering...)
+	require.Zero(t, r.Exit, r.String())
+	f.h.must(0, "upgraded", f.upgrading()...)
+	require.Equal(t, "new", f.whole(y, "upgraded"))
+	f.recovered(y, "kept")
+	f.toOld(y, f.whole(y, "kept"), "kept")
+}
+
 // The same of the removal of old snapshots: what has a name is whole, the newest
 // stays.
 func TestCallsFailInPrune(t *testing.T) {
