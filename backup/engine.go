@@ -108,6 +108,9 @@ const (
 	batchSize  = 256
 	maxAnchors = 200
 	anchorLen  = 1500
+	// handDepth is how deep a hand works: for every file that it opens the kernel
+	// climbs to the folder that it may change, at each level a little longer.
+	handDepth = 200
 )
 
 type worker struct {
@@ -182,25 +185,42 @@ func (e *engine) work() error {
 		if !ok {
 			return nil
 		}
-		var err error
-		if !e.stop.Load() {
-			if u.work != nil {
-				err = w.batch(u.work, u.jobs)
-			} else {
-				err = w.directory(u)
-			}
-		}
-		if err != nil {
-			e.fail(err)
-		}
-		if u.work != nil {
-			if err := w.leave(u.work); err != nil {
-				e.fail(err)
-			}
+		if u.d.depth > handDepth {
+			// What another goroutine opens is opened by no hand; what it changes it
+			// hands on, call by call.
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				w.do(u)
+			}()
+			<-done
 		} else {
-			e.drop(u.at)
+			w.do(u)
 		}
 		e.finish()
+	}
+}
+
+// do does one unit of work.
+func (w *worker) do(u unit) {
+	e := w.e
+	var err error
+	if !e.stop.Load() {
+		if u.work != nil {
+			err = w.batch(u.work, u.jobs)
+		} else {
+			err = w.directory(u)
+		}
+	}
+	if err != nil {
+		e.fail(err)
+	}
+	if u.work != nil {
+		if err := w.leave(u.work); err != nil {
+			e.fail(err)
+		}
+	} else {
+		e.drop(u.at)
 	}
 }
 

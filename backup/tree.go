@@ -78,10 +78,14 @@ type dir struct {
 	mu     sync.Mutex
 	kids   []*item // sorted by name once the directory is complete
 	known  bool    // copied before
+	depth  int32   // below the root
 }
 
 func newDir(parent *dir, it *item) *dir {
 	d := &dir{parent: parent, it: it}
+	if parent != nil {
+		d.depth = parent.depth + 1
+	}
 	it.dir = d
 	return d
 }

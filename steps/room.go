@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/jailup/jailup/backup"
 	"github.com/jailup/jailup/internal/changeset"
 	"github.com/jailup/jailup/internal/event"
+	"github.com/jailup/jailup/internal/jail"
 	"github.com/jailup/jailup/internal/sys"
 )
 
@@ -93,22 +93,38 @@ func sharesBlocks(a, b string) bool {
 	return err == nil && also == nil && x.Fsid == y.Fsid && (x.Type == unix.BTRFS_SUPER_MAGIC || x.Type == unix.XFS_SUPER_MAGIC)
 }
 
+// roomDepth is how deep jailRoom counts: what somebody has put deeper is left out,
+// and a level takes one descriptor.
+const roomDepth = 100
+
 // jailRoom is what a copy of the jail takes. Holes take nothing, and of a file
 // with several names each one is counted for its part.
 func (e *Env) jailRoom(ctx context.Context) (r room) {
+	how := unix.OpenHow{
+		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
+	}
+	if fd, err := unix.Openat2(e.Root.Fd(), ".", &how); err == nil {
+		r.count(ctx, fd, &how, 0)
+	}
+	return r
+}
+
+// count adds what one open directory takes, and what is below it, and closes it.
+func (r *room) count(ctx context.Context, fd int, how *unix.OpenHow, depth int) {
 	const block = 4096
-	var walk func(dir string)
-	walk = func(dir string) {
-		names, err := e.Root.ReadDir(dir)
-		if err != nil || ctx.Err() != nil {
+	f := os.NewFile(uintptr(fd), "")
+	defer f.Close()
+	for {
+		names, err := f.Readdirnames(512)
+		if len(names) == 0 || err != nil || ctx.Err() != nil {
 			return
 		}
 		for _, n := range names {
-			if dir == "/" && n == backup.StageName {
+			if depth == 0 && n == backup.StageName {
 				continue // no snapshot has it
 			}
-			p := path.Join(dir, n)
-			info, err := e.Root.Lstat(p)
+			info, err := jail.StatAt(fd, n)
 			if err != nil {
 				continue
 			}
@@ -116,8 +132,10 @@ func (e *Env) jailRoom(ctx context.Context) (r room) {
 			switch {
 			case info.IsDir():
 				r.bytes += block
-				if info.MountID == e.Root.MountID() {
-					walk(p)
+				if depth < roomDepth {
+					if sub, err := unix.Openat2(fd, n, how); err == nil {
+						r.count(ctx, sub, how, depth+1)
+					}
 				}
 			case info.IsRegular():
 				size := (info.Size + block - 1) / block * block
@@ -125,8 +143,6 @@ func (e *Env) jailRoom(ctx context.Context) (r room) {
 			}
 		}
 	}
-	walk("/")
-	return r
 }
 
 // roomForInstall looks for what little an install takes that is no exchange: new
