@@ -70,7 +70,7 @@ func (u *unit) rehearse(ctx context.Context, verb string) error {
 		// Whatever starts the server next would meet it: a stop would be for good.
 		return fail(nil, "mend the configuration; to go on all the same: --rehearse=false",
 			"cannot stop %s: it would not start again, the old one neither: it does not pass %s on this jail's configuration: %s",
-			u.name(), strings.Join(test, " "), strings.Join(lines, "; ")+whose(lines))
+			u.name(), strings.Join(test, " "), strings.Join(lines, "; ")+whose(lines)+e.lost(lines))
 	}
 	name := "rehearsal.txt"
 	if u.part() != "" {
@@ -85,7 +85,7 @@ func (u *unit) rehearse(ctx context.Context, verb string) error {
 	}
 	return fail(nil, "mend the configuration, or look at "+e.file(name),
 		"cannot go on with the %s: the %s to come does not pass %s on this jail's configuration: %s",
-		verb, u.name(), strings.Join(test, " "), what+whose(lines))
+		verb, u.name(), strings.Join(test, " "), what+whose(lines)+e.lost(lines))
 }
 
 // whose names the file of the jail that a line speaks of without naming it.
@@ -96,6 +96,33 @@ func whose(lines []string) string {
 		return " (users are those of /etc/passwd in the jail, found by /etc/nsswitch.conf)"
 	case strings.Contains(all, "getgrnam(") || strings.Contains(all, "bad group name"):
 		return " (groups are those of /etc/group in the jail, found by /etc/nsswitch.conf)"
+	}
+	return ""
+}
+
+// notLoaded is what ld.so says of a library that it cannot find: it names no folder.
+var notLoaded = regexp.MustCompile(`loading shared libraries: ([^ :/]+): cannot open`)
+
+// lost names the link of the jail that should lead to a library that was not found.
+func (e *Env) lost(lines []string) string {
+	m := notLoaded.FindStringSubmatch(strings.Join(lines, " "))
+	if m == nil {
+		return ""
+	}
+	for _, dir := range []string{"/lib", "/usr/lib", "/lib64", "/usr/lib64"} {
+		subs, _ := e.Root.ReadDir(dir)
+		for _, sub := range append([]string{"."}, subs...) {
+			p := path.Join(dir, sub, m[1])
+			if sub != "." && !strings.Contains(sub, "-linux-") {
+				continue
+			}
+			if info, err := e.Root.Lstat(p); err != nil || !info.IsSymlink() {
+				continue
+			}
+			if _, err := e.Root.Stat(p); err != nil {
+				return " (" + event.Clean(p, 300) + " leads nowhere)"
+			}
+		}
 	}
 	return ""
 }

@@ -54,6 +54,9 @@ func (e *Env) survey() error {
 	if err := e.noexec(); err != nil {
 		return err
 	}
+	if err := e.noNull(); err != nil {
+		return err
+	}
 	if err := e.liars(); err != nil || !e.Options.Rehearse {
 		return err
 	}
@@ -130,6 +133,33 @@ func (e *Env) noexec() error {
 					"cannot work on %s of jail %s: %s lies on a mount from which nothing may be executed (noexec)", u.name(), e.Root.Path(), exe)
 			}
 		}
+	}
+	return nil
+}
+
+// noNull refuses an nginx that runs and could not go into the background again: it
+// opens /dev/null for that, and only then, so that no test of the configuration tells.
+func (e *Env) noNull() error {
+	for _, u := range e.servers() {
+		if u.facts.Outside != nil || !u.facts.Running {
+			continue
+		}
+		conf, err := u.configuration()
+		if n, ok := conf.(nginxSite); err != nil || !ok || !n.Daemon() {
+			continue // told by others
+		}
+		info, err := e.Root.Stat("/dev/null")
+		what := ""
+		switch {
+		case err != nil:
+			what = plainCause(err)
+		case info.IsDir() || info.Type() == unix.S_IFSOCK:
+			what = "it is a " + jail.TypeName(info.Mode)
+		default:
+			continue
+		}
+		return fail(nil, "mknod -m 666 "+event.Clean(e.Root.Path(), 300)+"/dev/null c 1 3",
+			"cannot stop %s: it would not start again, the old one neither: it opens /dev/null of the jail: %s", u.name(), what)
 	}
 	return nil
 }

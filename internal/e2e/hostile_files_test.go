@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -433,8 +434,9 @@ func (f *hostileJail) cell(path, kind string, n int) {
 // right tells why an upgraded jail is not what an upgraded jail is; what was
 // planted, and the folder that holds it, are the planter's.
 func (f *hostileJail) right(p *plant, want, now map[string]string) string {
+	beside := f.shipped(p, want, now)
 	mine := func(at string) bool {
-		return at == p.path || strings.HasPrefix(at, p.path+"/") || strings.HasPrefix(at, p.path+".chain") || at == p.path+".jailup-new" ||
+		return at == p.path || beside != "" && at == beside || strings.HasPrefix(at, p.path+"/") || strings.HasPrefix(at, p.path+".chain") || at == p.path+".jailup-new" ||
 			p.made != "" && strings.HasPrefix(filepath.Join(f.j.Dir, at), p.made) || at == filepath.Dir(p.path) ||
 			filepath.Join(f.j.Dir, at) == p.parent
 	}
@@ -450,6 +452,24 @@ func (f *hostileJail) right(p *plant, want, now map[string]string) string {
 		}
 	}
 	return strings.Join(lab.DiffTrees(a, b), "\n")
+}
+
+var contentOf = regexp.MustCompile(`sha256=[0-9a-f]{64}`)
+
+// shipped is the file beside the planted name where that has become the package's own
+// link: in place of a library that was copied under its soname the jail then has both,
+// as the package has. It counts only with the content that the copy would have.
+func (f *hostileJail) shipped(p *plant, want, now map[string]string) string {
+	to, err := os.Readlink(p.at)
+	if err != nil || !strings.HasPrefix(to, filepath.Base(p.path)+".") || strings.Contains(to, "/") || strings.Contains(to, ".chain") {
+		return ""
+	}
+	at := filepath.Join(filepath.Dir(p.path), to)
+	is := contentOf.FindString(now[at])
+	if is == "" || is != contentOf.FindString(want[p.path]) || !strings.Contains(now[at], "type=file") {
+		return ""
+	}
+	return at
 }
 
 // looks are verbs that change nothing, and how they may end.
