@@ -6,7 +6,7 @@ SHELL := /bin/bash
 GO       ?= go
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 PKG      ?= ./...
-TIMEOUT  ?= 20m
+TIMEOUT  ?= 40m
 FUZZTIME ?= 5s
 BENCH    ?= .
 # Most of a test with faults is waiting: more of them than there are processors.
