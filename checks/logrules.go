@@ -103,6 +103,9 @@ var nginxRules = logRules{
 		// who holds the address is for the port to tell, whether our start went well
 		// for its exit status.
 		{level: levelEmerg, match: regexp.MustCompile(`^(bind\(\) to .* failed \(98: |still could not bind\(\))`), as: levelError},
+		// A full disk: the request is answered all the same, and no other version
+		// would find more room.
+		{level: levelAlert, match: regexp.MustCompile(`^write\(\) to .* (failed \(28: [^)]*\)|was incomplete: \d+ of \d+) while logging request`), as: levelError},
 		// A worker that ends with connections open.
 		{level: levelAlert, begin: "open socket #"},
 		{level: levelAlert, match: regexp.MustCompile(`^aborting$`)},
