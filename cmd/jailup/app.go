@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/term"
 
 	"github.com/jailup/jailup/internal/config"
 	"github.com/jailup/jailup/internal/event"
@@ -258,3 +259,5 @@ func terminal(w any) (*os.File, bool) {
 	st, err := f.Stat()
 	return f, err == nil && st.Mode()&os.ModeCharDevice != 0 && isatty(f)
 }
+
+func isatty(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }

@@ -5,16 +5,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/jailup/jailup/internal/event"
 	"github.com/jailup/jailup/internal/ui"
-	"github.com/jailup/jailup/recipes"
 	"github.com/jailup/jailup/steps"
 )
 
@@ -132,46 +129,4 @@ func (s *session) talk(format string, args ...any) {
 		return
 	}
 	fmt.Fprintln(s.a.stderr, event.Clean(fmt.Sprintf(format, args...), 500))
-}
-
-// needJail refuses a command line without a jail.
-func (s *session) needJail() error {
-	if s.path != "" {
-		return nil
-	}
-	return &steps.Error{Kind: steps.ErrUsage, Err: errors.New("cannot find the jail: none is given (--jail DIR)"),
-		Hint: "see which there are: jailup status"}
-}
-
-// needRoot refuses what only root can do, before anything is tried.
-func (s *session) needRoot() error {
-	if os.Geteuid() == 0 {
-		return nil
-	}
-	return &steps.Error{Err: fmt.Errorf("cannot %s: only root can", s.verb), Hint: "use sudo"}
-}
-
-// findOutside looks for a server on the host that puts its children into the jail,
-// and that is the one asked for, or what that goes along with.
-func (s *session) findOutside(r *recipes.Recipe) error {
-	if s.root == nil || s.verb == "create" || r.IsOnHost() || steps.Main(s.recipes, r, s.root) != r {
-		return nil
-	}
-	state := ""
-	if s.id != "" {
-		state = s.stateDir()
-	}
-	main, o, err := steps.FindOutside(s.recipes, r, s.root, state)
-	if err != nil || o == nil {
-		return err
-	}
-	s.onHost = o
-	s.recipe = o.Compose(s.recipes, main, s.root, s.alone && main == r)
-	return nil
-}
-
-// needsServer tells whether the verb is of no use where it is not known how the
-// server runs. A recovery knows it by what the run has noted.
-func (s *session) needsServer() bool {
-	return slices.Contains([]string{"upgrade", "plan", "rollback", "start", "stop", "restart", "check", "status"}, s.verb)
 }

@@ -5,7 +5,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/jailup/jailup/internal/event"
 	"github.com/jailup/jailup/steps"
 )
 
@@ -76,50 +75,4 @@ func (a *app) service(ctx context.Context, verb, server string, do control) erro
 		return err
 	}
 	return s.finish(e, do(ctx, e, s.facts()))
-}
-
-// begin takes the jail, tells that the run starts, ends what an earlier one left,
-// and opens what the run needs. Its error has been told.
-func (s *session) begin(ctx context.Context, open ...func(*steps.Env) error) (*steps.Env, error) {
-	if err := s.takeServer(ctx); err != nil {
-		return nil, s.refuse(err)
-	}
-	s.events.RunStart(event.RunStart{Verb: s.verb, Server: s.asked, Jail: s.root.Path(), Version: version()})
-	if err := s.recoverFirst(ctx); err != nil {
-		return nil, s.fail(err)
-	}
-	e, err := s.env()
-	if err != nil {
-		return nil, s.fail(err)
-	}
-	for _, o := range open {
-		if err := o(e); err != nil {
-			return nil, s.fail(err)
-		}
-	}
-	return e, nil
-}
-
-// takeServer opens and locks the jail, which must hold the server: a folder that
-// is no jail is not entered into the registry.
-func (s *session) takeServer(ctx context.Context) error {
-	if err := s.needJail(); err != nil {
-		return err
-	}
-	if err := s.needRoot(); err != nil {
-		return err
-	}
-	known, err := s.openJail()
-	if err != nil {
-		return err
-	}
-	if !known {
-		if err := s.guess(); err != nil {
-			return err
-		}
-		if err := steps.CheckJail(s.root, s.recipe); err != nil {
-			return err
-		}
-	}
-	return s.take(ctx)
 }

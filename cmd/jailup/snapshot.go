@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -73,30 +72,6 @@ meanwhile may be in the copy or not. Its name is that of the run.`,
 			return s.finish(e, steps.Save(ctx, e, s.facts()))
 		},
 	}
-}
-
-// outside refuses a folder of the host that lies in the jail, where whoever
-// writes in the jail could lead it elsewhere.
-func (s *session) outside(dir, what string) error {
-	if s.root == nil {
-		return nil
-	}
-	real := dir
-	for p := dir; ; p = filepath.Dir(p) {
-		if r, err := filepath.EvalSymlinks(p); err == nil {
-			rest, _ := filepath.Rel(p, dir)
-			real = filepath.Join(r, rest)
-			break
-		}
-		if p == filepath.Dir(p) {
-			break
-		}
-	}
-	if rel, err := filepath.Rel(s.root.Path(), real); err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
-		return &steps.Error{Kind: steps.ErrUsage, Err: fmt.Errorf("cannot use %s as the %s: it lies in the jail", event.Clean(dir, 200), what),
-			Hint: "choose a folder outside of " + s.root.Path()}
-	}
-	return nil
 }
 
 // store is the session's store for a verb that only looks: where no folder is
