@@ -3,6 +3,7 @@ package e2e
 import (
 	"bufio"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -235,22 +236,40 @@ func TestAFullDisk(t *testing.T) {
 	mnt := lab.Loop(t, "ext4", 64)
 	j := lab.HandMadeJail(t, pair.Old, lab.InDir(filepath.Join(mnt, "chroot")))
 	j.Start(t)
-	fill(t, filepath.Join(mnt, "fill"), 1<<20)
 	h := newHost(t, pair.New, pair.Old)
 	before, pid := stateless(t, j.Dir), j.MasterPID()
-	r := h.must(1, "failed", "upgrade", "nginx", "--jail", j.Dir)
-	require.Contains(t, r.err(), "no space left")
-	require.Empty(t, lab.DiffTrees(before, stateless(t, j.Dir)))
-	require.Equal(t, pid, j.MasterPID())
-	noStage(t, j.Dir)
+	refused := func(told string, args ...string) result {
+		t.Helper()
+		r := h.must(1, "failed", append([]string{"upgrade", "nginx", "--jail", j.Dir}, args...)...)
+		require.Contains(t, r.err(), told)
+		require.Empty(t, lab.DiffTrees(before, stateless(t, j.Dir)))
+		require.Equal(t, pid, j.MasterPID())
+		noStage(t, j.Dir)
+		return r
+	}
 
-	// The snapshots' partition is full.
+	// That of the jail fills while the stage is written: its room is not counted.
+	fill(t, filepath.Join(mnt, "fill"), 1<<20)
+	refused("no space left")
 	require.NoError(t, os.Remove(filepath.Join(mnt, "fill")))
+
+	// That of the snapshots is known to be too small before a byte is copied.
 	small := lab.Loop(t, "ext4", 16)
+	store := filepath.Join(small, "snapshots")
 	fill(t, filepath.Join(small, "fill"), 1<<20)
-	r = h.must(1, "failed", "upgrade", "nginx", "--jail", j.Dir, "--snapshots", filepath.Join(small, "snapshots"))
-	require.Contains(t, r.err(), "no space left")
-	require.Equal(t, pid, j.MasterPID())
+	free := left(t, small)
+	r := refused(fmt.Sprintf("KiB in %s, and ", store), "--snapshots", store)
+	require.Contains(t, r.err(), "the snapshot needs")
+	require.Contains(t, r.Done["hint"], "--snapshots")
+	require.InDelta(t, free, left(t, small), 64<<10, "nothing was copied")
+
+	// What is left out of a snapshot is not counted, so only the copy finds it out;
+	// and what it had written goes.
+	conf := filepath.Join(h.dir, "config.yaml")
+	require.NoError(t, os.WriteFile(conf, []byte("snapshot: {exclude: [/srv/none/**]}\n"), 0o644))
+	refused("no space left", "--snapshots", store, "--config", conf)
+	require.InDelta(t, free, left(t, small), 64<<10, "the part of a copy is gone")
+
 	h.must(0, "upgraded", "upgrade", "nginx", "--jail", j.Dir, "--soak", "500ms")
 }
 
@@ -263,6 +282,15 @@ func fill(t *testing.T, file string, leave uint64) {
 	require.NoError(t, err)
 	defer f.Close()
 	require.NoError(t, unix.Fallocate(int(f.Fd()), 0, 0, int64(st.Bavail*uint64(st.Bsize)-leave)))
+}
+
+// left is how many bytes a file system has free for others than root.
+func left(t *testing.T, dir string) float64 {
+	t.Helper()
+	lab.Sync(t, dir)
+	var st unix.Statfs_t
+	require.NoError(t, unix.Statfs(dir, &st))
+	return float64(st.Bavail) * float64(st.Bsize)
 }
 
 // Output into a pipe that nobody reads any more must not end the run half-way.
