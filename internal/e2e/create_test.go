@@ -49,27 +49,38 @@ func (h *host) jails() []any {
 }
 
 // upTo starts a command and stops it with a signal once there is a name more of
-// that pattern.
+// that pattern. When it returns the command stands still, or is dead, and the name
+// is there: no test goes on with one that was too fast.
 func upTo(t *testing.T, h *host, sig unix.Signal, pattern string, args ...string) *exec.Cmd {
 	t.Helper()
 	before, err := filepath.Glob(pattern)
 	require.NoError(t, err)
+	fresh := func() bool {
+		found, _ := filepath.Glob(pattern)
+		return slices.ContainsFunc(found, func(f string) bool { return !slices.Contains(before, f) })
+	}
 	cmd := h.command(args...)
 	require.NoError(t, cmd.Start())
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
-		if found, _ := filepath.Glob(pattern); slices.ContainsFunc(found, func(f string) bool { return !slices.Contains(before, f) }) {
-			break
-		}
+	for deadline := time.Now().Add(20 * time.Second); !fresh(); time.Sleep(time.Millisecond) {
 		require.True(t, time.Now().Before(deadline), "%s did not appear", pattern)
 	}
 	require.NoError(t, cmd.Process.Signal(sig))
 	if sig == unix.SIGKILL {
 		_ = cmd.Wait()
 		require.Equal(t, -1, cmd.ProcessState.ExitCode(), "it was too fast")
+	} else {
+		// A signal is sent before it has come to all threads.
+		var how unix.Siginfo
+		require.NoError(t, unix.Waitid(unix.P_PID, cmd.Process.Pid, &how, unix.WSTOPPED|unix.WEXITED|unix.WNOWAIT, nil))
+		require.Equal(t, int32(cldStopped), how.Code, "it was too fast")
 	}
+	require.True(t, fresh(), "it was too fast: %s is gone again", pattern)
 	return cmd
 }
+
+// cldStopped is CLD_STOPPED of sigaction(2).
+const cldStopped = 5
 
 func TestInstallInAnEmptyFolder(t *testing.T) {
 	t.Parallel()
@@ -144,8 +155,8 @@ func TestPlanSweepsTheDead(t *testing.T) {
 	h, _, dir := newPlace(t)
 	h.must(0, "created", h.create(dir)...)
 	scratch := filepath.Join(h.dir, "cache/plan-*")
-	living := upTo(t, h, unix.SIGSTOP, scratch, "plan", "nginx", "--jail", dir)
-	upTo(t, h, unix.SIGKILL, scratch, "plan", "nginx", "--jail", dir)
+	living := upTo(t, h, unix.SIGSTOP, scratch+"/*", "plan", "nginx", "--jail", dir)
+	upTo(t, h, unix.SIGKILL, scratch+"/*", "plan", "nginx", "--jail", dir)
 	h.must(0, "planned", "plan", "nginx", "--jail", dir)
 	left, err := filepath.Glob(scratch)
 	require.NoError(t, err)
