@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -33,10 +32,12 @@ const privateMark = "JAILUP_LAB_PRIVATE"
 //	dir := lab.Loop(t, "xfs", 512)
 //
 // In a namespace that others share, one cloned meanwhile by any process keeps
-// a file system alive after it was unmounted. Needs root.
+// a file system alive after it was unmounted. A process that is left in the private
+// one is killed and fails the test, however that one ended. Needs root.
 func InPrivateMounts(t *testing.T) bool {
 	t.Helper()
 	if os.Getenv(privateMark) == t.Name() {
+		awaitOuter()
 		return false
 	}
 	Need(t, "root", "mounts")
@@ -55,12 +56,13 @@ func InPrivateMounts(t *testing.T) bool {
 	cmd := exec.Command(self, args...)
 	cmd.Env = append(os.Environ(), privateMark+"="+t.Name())
 	// With Unshareflags Go also makes every mount private, which Cloneflags
-	// does not. The death signal is tied to the thread that starts the child.
+	// does not.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	out, err := cmd.CombinedOutput()
+	out, left, err := runPrivate(cmd, 5*time.Second)
 	text := string(out)
+	if len(left) > 0 {
+		t.Errorf("the tests left behind, in a private mount namespace: %s", strings.Join(left, ", "))
+	}
 	switch {
 	case err != nil:
 		t.Fatalf("in a private mount namespace: %v\n%s", err, text)

@@ -1,12 +1,15 @@
 package lab
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -70,4 +73,42 @@ func TestWatchSeesWhatIsLeft(t *testing.T) {
 	text := strings.Join(w.left(), "\n")
 	require.Contains(t, text, strconv.Itoa(marked.Process.Pid))
 	require.Contains(t, text, strconv.Itoa(inside.Process.Pid))
+}
+
+// A server that a test leaves in a private mount namespace is found and ended,
+// though nothing tells that it is a test's: no parent, no environment, and a root
+// that has no name any more.
+func TestWhatIsLeftInPrivateMounts(t *testing.T) {
+	t.Parallel()
+	Need(t, "root", "mounts", "busybox")
+	box, err := lookPath("busybox")
+	require.NoError(t, err)
+	dir := ShmDir(t)
+	const script = `set -e; read -r go; mount -t tmpfs none "$1"; cp "$2" "$1/busybox"
+%s
+umount -l "$1"; echo done`
+	run := func(line string) (string, []string, error) {
+		cmd := exec.Command("sh", "-c", fmt.Sprintf(script, line), "sh", dir, box)
+		cmd.SysProcAttr = &unix.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL}
+		out, left, err := runPrivate(cmd, 100*time.Millisecond)
+		return string(out), left, err
+	}
+	out, left, err := run("")
+	require.NoError(t, err, out)
+	require.Equal(t, "done\n", out)
+	require.Empty(t, left)
+
+	out, left, err = run(`env -i "$2" setsid "$2" chroot "$1" /busybox sh -c ': > /up; exec /busybox sleep 61' </dev/null >/dev/null 2>&1 &
+until [ -e "$1/up" ]; do :; done`)
+	require.NoError(t, err, out)
+	require.Len(t, left, 1)
+	require.Contains(t, left[0], "(busybox)")
+	pid, err := strconv.Atoi(strings.TrimSuffix(strings.TrimPrefix(left[0], "process "), " (busybox)"))
+	require.NoError(t, err)
+	require.False(t, slices.ContainsFunc(processes(), func(p Process) bool { return p.PID == pid }), "it goes on")
+
+	// One that holds the output open holds nobody up.
+	_, left, err = run(`"$2" sleep 61 &`)
+	require.ErrorIs(t, err, exec.ErrWaitDelay)
+	require.Len(t, left, 1)
 }
