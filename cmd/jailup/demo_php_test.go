@@ -12,6 +12,7 @@ import (
 
 	"github.com/jailup/jailup/internal/event"
 	"github.com/jailup/jailup/internal/lab"
+	"github.com/jailup/jailup/internal/lab/byhand"
 	"github.com/jailup/jailup/internal/pkgs"
 	"github.com/jailup/jailup/internal/source"
 	"github.com/jailup/jailup/recipes"
@@ -109,21 +110,10 @@ func TestDemoKeptWithPHP(t *testing.T) {
 // madeDeb is a package with nothing in it but its relations.
 func madeDeb(t *testing.T, dir, name, version, fields string) {
 	t.Helper()
-	control, data := newTarball(), newTarball()
-	require.NoError(t, control.file("./control", 0o644, []byte("Package: "+name+"\nVersion: "+version+
-		"\nArchitecture: all\nMaintainer: nobody <nobody@example.org>\n"+fields+"Description: a test\n")))
-	var out bytes.Buffer
-	out.WriteString("!<arch>\n")
-	require.NoError(t, arMember(&out, "debian-binary", []byte("2.0\n")))
-	for _, m := range []struct {
-		name string
-		tar  *tarball
-	}{{"control.tar.gz", control}, {"data.tar.gz", data}} {
-		z, err := m.tar.end()
-		require.NoError(t, err)
-		require.NoError(t, arMember(&out, m.name, z))
-	}
-	require.NoError(t, os.WriteFile(filepath.Join(dir, name+"_"+version+".deb"), out.Bytes(), 0o600))
+	control := byhand.WholeTar(byhand.File("./control", "Package: "+name+"\nVersion: "+version+
+		"\nArchitecture: all\nMaintainer: nobody <nobody@example.org>\n"+fields+"Description: a test\n"))
+	deb := byhand.Deb(".gz", byhand.Pack(t, ".gz", control), byhand.Pack(t, ".gz", byhand.WholeTar()))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, name+"_"+version+".deb"), deb, 0o600))
 }
 
 // TestDemoOlderPHP takes older packages of one source together, for they need each

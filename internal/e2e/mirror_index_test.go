@@ -9,7 +9,6 @@ import (
 	"hash/crc32"
 	"io"
 	"net/http"
-
 	"strings"
 	"sync/atomic"
 	"time"
@@ -17,6 +16,8 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
+
+	"github.com/jailup/jailup/internal/lab/byhand"
 )
 
 // repeated is a stream of n times the same text.
@@ -165,7 +166,7 @@ func indexFouls(s *shop) []foul {
 		{name: "index missing", set: func(m *mirror) { m.after = func() { delete(m.files, path+".xz") } }, says: "404", noApt: true},
 		{name: "all forms of the index missing", set: func(m *mirror) { m.after = func() { delete(m.files, path+".xz"); delete(m.files, path) } }, says: "404"},
 		{name: "index of the day before", set: func(m *mirror) {
-			m.after = func() { m.files[path+".xz"] = packed(m.t, ".xz", []byte(s.stanzas[0]+"\n")) }
+			m.after = func() { m.files[path+".xz"] = byhand.Pack(m.t, ".xz", []byte(s.stanzas[0]+"\n")) }
 		}},
 		{name: "by hash: other bytes", set: func(m *mirror) {
 			m.fields["Acquire-By-Hash"] = "yes"
@@ -233,10 +234,10 @@ func indexFouls(s *shop) []foul {
 
 		// signed, and hostile
 		{name: "index is not what its plain text was signed as", noApt: true, set: told(".xz", func(m *mirror, plain []byte) []byte {
-			return packed(m.t, ".xz", bytes.Replace(plain, []byte("Description:"), []byte("Descriptiom:"), 1))
+			return byhand.Pack(m.t, ".xz", bytes.Replace(plain, []byte("Description:"), []byte("Descriptiom:"), 1))
 		}), says: "unpacked"},
 		{name: "index unpacks to more than its plain text", noApt: true, set: told(".xz", func(m *mirror, plain []byte) []byte {
-			return packed(m.t, ".xz", append(plain, bytes.Repeat([]byte("\n"), 1<<20)...))
+			return byhand.Pack(m.t, ".xz", append(plain, bytes.Repeat([]byte("\n"), 1<<20)...))
 		}), says: "more than"},
 		{name: "gzip bomb", noApt: true, set: signed(".gz", func(*mirror, []byte) []byte {
 			return gzBomb(&repeated{text: []byte(strings.Repeat("A: b\n\n", 1<<16)), n: 1 << 12})
@@ -259,10 +260,10 @@ func indexFouls(s *shop) []foul {
 			one := "Package: p\nVersion: 1\nArchitecture: all\nFilename: pool/p.deb\nSize: 1\nSHA256: " + strings.Repeat("0", 64) + "\nDepends: " + strings.Repeat("a, ", 2000) + "a\n\n"
 			return gzBomb(&repeated{text: []byte(strings.Repeat(one, 100)), n: 1000})
 		})},
-		{name: "dictionary of 1 GiB", noApt: true, set: signed(".xz", func(m *mirror, plain []byte) []byte { return xzDictionary(packed(m.t, ".xz", plain), 36) }), says: "dictionary"},
-		{name: "dictionary of 4 GiB", noApt: true, set: signed(".xz", func(m *mirror, plain []byte) []byte { return xzDictionary(packed(m.t, ".xz", plain), 40) }), says: "dictionary"},
+		{name: "dictionary of 1 GiB", noApt: true, set: signed(".xz", func(m *mirror, plain []byte) []byte { return xzDictionary(byhand.Pack(m.t, ".xz", plain), 36) }), says: "dictionary"},
+		{name: "dictionary of 4 GiB", noApt: true, set: signed(".xz", func(m *mirror, plain []byte) []byte { return xzDictionary(byhand.Pack(m.t, ".xz", plain), 40) }), says: "dictionary"},
 		{name: "a larger dictionary in the second stream", noApt: true, set: signed(".xz", func(m *mirror, plain []byte) []byte {
-			return append(packed(m.t, ".xz", plain), xzDictionary(packed(m.t, ".xz", plain), 36)...)
+			return append(byhand.Pack(m.t, ".xz", plain), xzDictionary(byhand.Pack(m.t, ".xz", plain), 36)...)
 		}), says: "dictionary|more than one stream"},
 		{name: "four indexes at once, each with the largest dictionary", noApt: true, set: func(m *mirror) {
 			m.indices = func(files map[string][]byte) {
@@ -287,38 +288,38 @@ func indexFouls(s *shop) []foul {
 		}},
 		{name: "window of 2 GiB", noApt: true, set: signed(".zst", func(*mirror, []byte) []byte { return zstWindow(31) })},
 		{name: "a larger window in the second frame", noApt: true, set: signed(".zst", func(m *mirror, plain []byte) []byte {
-			return append(packed(m.t, ".zst", plain), zstWindow(31)...)
+			return append(byhand.Pack(m.t, ".zst", plain), zstWindow(31)...)
 		})},
 		{name: "zstd, a frame to pass over", noApt: true, exit: fine, set: told(".zst", func(m *mirror, plain []byte) []byte {
-			return append(packed(m.t, ".zst", plain), zstSkippable(1000)...)
+			return append(byhand.Pack(m.t, ".zst", plain), zstSkippable(1000)...)
 		})},
 		{name: "zstd, two frames", exit: fine, set: told(".zst", func(m *mirror, plain []byte) []byte {
-			return append(packed(m.t, ".zst", plain[:1000]), packed(m.t, ".zst", plain[1000:])...)
+			return append(byhand.Pack(m.t, ".zst", plain[:1000]), byhand.Pack(m.t, ".zst", plain[1000:])...)
 		})},
 		{name: "gzip, two members", exit: fine, set: told(".gz", func(m *mirror, plain []byte) []byte {
-			return append(packed(m.t, ".gz", plain[:1000]), packed(m.t, ".gz", plain[1000:])...)
+			return append(byhand.Pack(m.t, ".gz", plain[:1000]), byhand.Pack(m.t, ".gz", plain[1000:])...)
 		})},
 		{name: "xz, two streams", says: "more than one stream", set: told(".xz", func(m *mirror, plain []byte) []byte {
-			return append(packed(m.t, ".xz", plain[:1000]), packed(m.t, ".xz", plain[1000:])...)
+			return append(byhand.Pack(m.t, ".xz", plain[:1000]), byhand.Pack(m.t, ".xz", plain[1000:])...)
 		})},
 		{name: "nothing is told of the plain text", set: func(m *mirror) {
 			m.indices = func(files map[string][]byte) { delete(files, name) }
 		}, says: "no packages"},
-		{name: "gzip with a tail", noApt: true, set: signed(".gz", func(m *mirror, plain []byte) []byte { return append(packed(m.t, ".gz", plain), "tail"...) })},
-		{name: "xz with a tail", noApt: true, set: signed(".xz", func(m *mirror, plain []byte) []byte { return append(packed(m.t, ".xz", plain), "tail"...) })},
-		{name: "zstd with a tail", noApt: true, set: signed(".zst", func(m *mirror, plain []byte) []byte { return append(packed(m.t, ".zst", plain), "tail"...) })},
+		{name: "gzip with a tail", noApt: true, set: signed(".gz", func(m *mirror, plain []byte) []byte { return append(byhand.Pack(m.t, ".gz", plain), "tail"...) })},
+		{name: "xz with a tail", noApt: true, set: signed(".xz", func(m *mirror, plain []byte) []byte { return append(byhand.Pack(m.t, ".xz", plain), "tail"...) })},
+		{name: "zstd with a tail", noApt: true, set: signed(".zst", func(m *mirror, plain []byte) []byte { return append(byhand.Pack(m.t, ".zst", plain), "tail"...) })},
 		{name: "xz whose index lies", set: signed(".xz", func(m *mirror, plain []byte) []byte {
-			x := packed(m.t, ".xz", plain)
+			x := byhand.Pack(m.t, ".xz", plain)
 			at := len(x) - 12 - int(binary.LittleEndian.Uint32(x[len(x)-8:])+1)*4
 			end := len(x) - 12
 			x[at+2] ^= 4 // of the first record's unpadded size
 			binary.LittleEndian.PutUint32(x[end-4:], crc32.ChecksumIEEE(x[at:end-4]))
 			return x
 		})},
-		{name: "gzip cut off and signed so", set: signed(".gz", func(m *mirror, plain []byte) []byte { x := packed(m.t, ".gz", plain); return x[:len(x)-6] })},
-		{name: "xz cut off and signed so", set: signed(".xz", func(m *mirror, plain []byte) []byte { x := packed(m.t, ".xz", plain); return x[:len(x)-20] })},
-		{name: "zstd cut off and signed so", noApt: true, set: signed(".zst", func(m *mirror, plain []byte) []byte { x := packed(m.t, ".zst", plain); return x[:len(x)-6] })},
-		{name: "gzip called xz", set: signed(".xz", func(m *mirror, plain []byte) []byte { return packed(m.t, ".gz", plain) })},
+		{name: "gzip cut off and signed so", set: signed(".gz", func(m *mirror, plain []byte) []byte { x := byhand.Pack(m.t, ".gz", plain); return x[:len(x)-6] })},
+		{name: "xz cut off and signed so", set: signed(".xz", func(m *mirror, plain []byte) []byte { x := byhand.Pack(m.t, ".xz", plain); return x[:len(x)-20] })},
+		{name: "zstd cut off and signed so", noApt: true, set: signed(".zst", func(m *mirror, plain []byte) []byte { x := byhand.Pack(m.t, ".zst", plain); return x[:len(x)-6] })},
+		{name: "gzip called xz", set: signed(".xz", func(m *mirror, plain []byte) []byte { return byhand.Pack(m.t, ".gz", plain) })},
 		{name: "plain text called gzip", set: signed(".gz", func(_ *mirror, plain []byte) []byte { return plain })},
 		{name: "an index in bzip2 only", noApt: true, set: signed(".bz2", func(_ *mirror, plain []byte) []byte { return plain })},
 		{name: "an index of nothing", set: text(func(string) string { return "" })},

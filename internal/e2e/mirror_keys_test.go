@@ -17,6 +17,8 @@ import (
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 	openpgp "github.com/ProtonMail/go-crypto/openpgp/v2"
 	"github.com/stretchr/testify/require"
+
+	"github.com/jailup/jailup/internal/lab"
 )
 
 const (
@@ -28,7 +30,7 @@ const (
 // secret is a key with its private part.
 func (s *shop) secret(t testing.TB, name string) *openpgp.Entity {
 	t.Helper()
-	list, err := openpgp.ReadKeyRing(bytes.NewReader(s.gpg(t, time.Time{}, nil, "--export-secret-keys", "="+name+" <"+name+"@test>")))
+	list, err := openpgp.ReadKeyRing(bytes.NewReader(s.Run(t, time.Time{}, nil, "--export-secret-keys", lab.User(name))))
 	require.NoError(t, err)
 	require.Len(t, list, 1)
 	return list[0]
@@ -155,7 +157,7 @@ func (s *shop) oddRings(t testing.TB) {
 	require.NoError(t, sub.Subkeys[0].Revoke(packet.KeyCompromised, "stolen", nil))
 	s.ring(t, "subrevoked", publicOf(sub))
 
-	whole := rawPackets(t, s.export(t, "sub"))
+	whole := rawPackets(t, s.Export(t, "sub"))
 	var tags []uint8
 	for _, p := range whole {
 		tags = append(tags, p.Tag)
@@ -165,15 +167,15 @@ func (s *shop) oddRings(t testing.TB) {
 	unbound.Contents = withoutBackSignature(t, unbound.Contents)
 	s.ring(t, "nobacksignature", joined(t, append(whole[:4:4], &unbound)))
 	s.ring(t, "nobinding", joined(t, whole[:4]))
-	good := rawPackets(t, s.export(t, "good"))
+	good := rawPackets(t, s.Export(t, "good"))
 	s.ring(t, "foreignsub", joined(t, append(good, whole[3:]...)))
 	s.ring(t, "noself", joined(t, good[:2])) // a key and a name that nothing binds to it
 
-	s.ring(t, "both", append(s.export(t, "good"), s.export(t, "wrong")...))
-	s.ring(t, "subandgood", append(s.export(t, "sub"), s.export(t, "good")...))
+	s.ring(t, "both", append(s.Export(t, "good"), s.Export(t, "wrong")...))
+	s.ring(t, "subandgood", append(s.Export(t, "sub"), s.Export(t, "good")...))
 	s.ring(t, "empty", nil)
 	s.ring(t, "garbage", []byte("this is no keyring\n"))
-	s.ring(t, "cut", s.export(t, "good")[:40])
+	s.ring(t, "cut", s.Export(t, "good")[:40])
 	s.rings["missing"] = filepath.Join(s.dir, "missing.gpg")
 	s.rings["folder"] = filepath.Join(s.dir, "folder.gpg")
 	require.NoError(t, os.Mkdir(s.rings["folder"], 0o755))
@@ -198,7 +200,7 @@ func (s *shop) keyFouls(t *testing.T) []foul {
 			m.sign = func(text []byte) []byte { return handSigned(m.t, key, text, change) }
 		}
 	}
-	subOf := func(name string) string { return s.fingerprints(t, name)[1] + "!" }
+	subOf := func(name string) string { return s.Fingerprints(t, name)[1] + "!" }
 	pinned := func(set func(*mirror), ring string, keyringToo bool, pins ...string) func(*mirror) {
 		return func(m *mirror) {
 			set(m)
@@ -210,7 +212,7 @@ func (s *shop) keyFouls(t *testing.T) []foul {
 			}
 		}
 	}
-	goodFpr, wrongFpr, sub := s.fingerprints(t, "good")[0], s.fingerprints(t, "wrong")[0], s.fingerprints(t, "sub")
+	goodFpr, wrongFpr, sub := s.Fingerprints(t, "good")[0], s.Fingerprints(t, "wrong")[0], s.Fingerprints(t, "sub")
 	return []foul{
 		{name: "nothing wrong", exit: fine},
 		{name: "nothing wrong, RSA of 2048 bits", ring: "rsa2048", set: by("rsa2048"), exit: fine},
@@ -270,7 +272,7 @@ func (s *shop) keyFouls(t *testing.T) []foul {
 		}, says: "too many"},
 		{name: "a key in the signature block", set: func(m *mirror) {
 			m.signed = func(in []byte) []byte {
-				return resigned(m.t, in, func(p []byte) []byte { return append(s.export(m.t, "wrong"), p...) })
+				return resigned(m.t, in, func(p []byte) []byte { return append(s.Export(m.t, "wrong"), p...) })
 			}
 		}, says: "something else"},
 		{name: "a signature block of rubbish", set: func(m *mirror) {

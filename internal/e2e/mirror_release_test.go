@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/jailup/jailup/internal/lab"
 )
 
 // changed makes an attack that changes InRelease after it was signed.
@@ -48,18 +50,18 @@ func messageFouls() []foul {
 		}, says: "is wrong"},
 		{name: "detached signature in its place", set: func(m *mirror) {
 			m.sign = func(text []byte) []byte {
-				return m.s.gpg(m.t, time.Time{}, text, "--local-user", "=good <good@test>", "--armor", "--detach-sign")
+				return m.s.Run(m.t, time.Time{}, text, "--local-user", lab.User("good"), "--armor", "--detach-sign")
 			}
 		}},
 		{name: "signed, but as one packet", set: func(m *mirror) {
 			m.sign = func(text []byte) []byte {
-				return m.s.gpg(m.t, time.Time{}, text, "--local-user", "=good <good@test>", "--armor", "--sign")
+				return m.s.Run(m.t, time.Time{}, text, "--local-user", lab.User("good"), "--armor", "--sign")
 			}
 		}},
 		{name: "only a detached signature beside", set: func(m *mirror) {
 			m.after = func() {
 				release := m.files["dists/test/Release"]
-				m.files["dists/test/Release.gpg"] = m.s.gpg(m.t, time.Time{}, release, "--local-user", "=good <good@test>", "--armor", "--detach-sign")
+				m.files["dists/test/Release.gpg"] = m.s.Run(m.t, time.Time{}, release, "--local-user", lab.User("good"), "--armor", "--detach-sign")
 				delete(m.files, m.inRelease())
 			}
 		}, says: "404"},

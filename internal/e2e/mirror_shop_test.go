@@ -21,12 +21,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
 	"github.com/stretchr/testify/require"
-	"github.com/ulikunitz/xz"
 
 	"github.com/jailup/jailup/internal/lab"
+	"github.com/jailup/jailup/internal/lab/byhand"
 )
 
 // A shop is what all hostile mirrors are made from, made once: the real packages
@@ -34,18 +32,17 @@ import (
 // them, and keys of every kind.
 type shop struct {
 	dir     string // of files that the tests name on command lines
-	home    string // of gpg
 	arch    string
 	debs    map[string][]byte // by the path in the pool
 	stanzas []string          // of the index, one for each package
 	nginx   string            // the path of the newest nginx
 	version string            // of it
 	now     time.Time
-	mu      sync.Mutex // of gpg's agent: one key at a time
+	*lab.GnuPG
 
 	rings map[string]string // name of a key → its keyring
 	apart sync.Once
-	parts []arPart // of nginx, see newDeb
+	parts []byhand.ArMember // of nginx, see newDeb
 }
 
 // shopKeys are the keys of the shop: how gpg makes them, and when.
@@ -88,16 +85,10 @@ type shopKey struct {
 
 func newShop(t *testing.T) *shop {
 	t.Helper()
-	lab.Need(t, "gpg", "apt-ftparchive", "dpkg-deb", "dpkg", "apt")
+	lab.Need(t, "apt-ftparchive", "dpkg-deb", "dpkg", "apt")
 	pair := lab.NginxPair(t)
-	home, err := os.MkdirTemp("", "g") // short: the agent's socket lies in it
-	require.NoError(t, err)
-	s := &shop{home: home, dir: t.TempDir(), debs: map[string][]byte{}, rings: map[string]string{}, now: time.Now(), version: pair.NewVersion}
+	s := &shop{GnuPG: lab.NewGnuPG(t), dir: t.TempDir(), debs: map[string][]byte{}, rings: map[string]string{}, now: time.Now(), version: pair.NewVersion}
 	require.NoError(t, os.Chmod(s.dir, 0o755))
-	t.Cleanup(func() {
-		_ = s.command("gpgconf", "--kill", "all").Run()
-		require.NoError(t, os.RemoveAll(home))
-	})
 	out, err := exec.Command("dpkg", "--print-architecture").Output()
 	require.NoError(t, err)
 	s.arch = strings.TrimSpace(string(out))
@@ -141,18 +132,18 @@ func (s *shop) keys(t *testing.T) {
 		if expire == "" {
 			expire = "never"
 		}
-		s.gpg(t, k.at, nil, append(k.opts, "--quick-gen-key", k.name+" <"+k.name+"@test>", k.algo, usage, expire)...)
+		s.Key(t, k.at, k.name, k.algo, usage, expire, k.opts...)
 		if k.sub != "" {
 			if k.subUsage == "" {
 				k.subUsage = "sign"
 			}
-			s.gpg(t, k.at, nil, []string{"--quick-add-key", s.fingerprints(t, k.name)[0], k.sub, k.subUsage, k.subExpire}...)
+			s.Run(t, k.at, nil, []string{"--quick-add-key", s.Fingerprints(t, k.name)[0], k.sub, k.subUsage, k.subExpire}...)
 		}
 		if k.name == "subsha1" { // GnuPG makes no new subkey so, but it binds an old one so
-			f := s.fingerprints(t, k.name)
-			s.gpg(t, s.now.Add(-time.Second), nil, "--cert-digest-algo", "SHA1", "--quick-set-expire", f[0], "5y", f[1])
+			f := s.Fingerprints(t, k.name)
+			s.Run(t, s.now.Add(-time.Second), nil, "--cert-digest-algo", "SHA1", "--quick-set-expire", f[0], "5y", f[1])
 		}
-		s.ring(t, k.name, s.export(t, k.name))
+		s.ring(t, k.name, s.Export(t, k.name))
 	}
 }
 
@@ -164,57 +155,10 @@ func (s *shop) ring(t testing.TB, name string, data []byte) string {
 	return file
 }
 
-func (s *shop) command(name string, args ...string) *exec.Cmd {
-	cmd := exec.Command(name, args...)
-	cmd.Env = append(os.Environ(), "GNUPGHOME="+s.home, "LC_ALL=C.UTF-8")
-	return cmd
-}
-
-// gpg runs GnuPG at a time of choice if at is not zero.
-func (s *shop) gpg(t testing.TB, at time.Time, in []byte, args ...string) []byte {
-	t.Helper()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	all := []string{"--batch", "--yes", "--quiet", "--no-tty", "--passphrase", "", "--pinentry-mode", "loopback", "--trust-model", "always", "--no-auto-check-trustdb"}
-	if !at.IsZero() {
-		all = append(all, "--faked-system-time", at.UTC().Format("20060102T150405")+"!")
-	}
-	cmd := s.command("gpg", append(all, args...)...)
-	cmd.Stdin = bytes.NewReader(in)
-	var errs bytes.Buffer
-	cmd.Stderr = &errs
-	out, err := cmd.Output()
-	require.NoError(t, err, "gpg %v: %s", args, &errs)
-	return out
-}
-
-func (s *shop) export(t testing.TB, names ...string) []byte {
-	args := []string{"--export"}
-	for _, n := range names {
-		args = append(args, "="+n+" <"+n+"@test>")
-	}
-	return s.gpg(t, time.Time{}, nil, args...)
-}
-
-// fingerprints of a key and its subkeys, upper case.
-func (s *shop) fingerprints(t testing.TB, name string) []string {
-	var list []string
-	for line := range strings.Lines(string(s.gpg(t, time.Time{}, nil, "--with-colons", "--list-keys", "="+name+" <"+name+"@test>"))) {
-		if f := strings.Split(line, ":"); f[0] == "fpr" {
-			list = append(list, f[9])
-		}
-	}
-	return list
-}
-
 // clearsign signs as the key called name; at may be zero.
 func (s *shop) clearsign(t testing.TB, at time.Time, name string, text []byte, opts ...string) []byte {
 	t.Helper()
-	user := name
-	if !strings.HasSuffix(name, "!") {
-		user = "=" + name + " <" + name + "@test>"
-	}
-	return s.gpg(t, at, text, append(append([]string{"--digest-algo", "SHA512"}, opts...), "--local-user", user, "--clearsign")...)
+	return s.Clearsign(t, at, name, text, append([]string{"--digest-algo", "SHA512"}, opts...)...)
 }
 
 // fieldOf is the value of a field of a stanza, its first line.
@@ -304,7 +248,7 @@ func (m *mirror) build() {
 	}
 	index := map[string][]byte{}
 	for _, ext := range forms {
-		index[m.index()+ext] = packed(m.t, ext, []byte(text))
+		index[m.index()+ext] = byhand.Pack(m.t, ext, []byte(text))
 	}
 	if m.indices != nil {
 		m.indices(index)
@@ -330,32 +274,6 @@ func (m *mirror) build() {
 	if m.after != nil {
 		m.after()
 	}
-}
-
-// packed compresses as the extension says.
-func packed(t testing.TB, ext string, data []byte) []byte {
-	var b bytes.Buffer
-	switch ext {
-	case "":
-		return data
-	case ".gz":
-		w := gzip.NewWriter(&b)
-		_, _ = w.Write(data)
-		require.NoError(t, w.Close())
-	case ".xz":
-		w, err := xz.WriterConfig{DictCap: 1 << 20}.NewWriter(&b)
-		require.NoError(t, err)
-		_, _ = w.Write(data)
-		require.NoError(t, w.Close())
-	case ".zst":
-		w, err := zstd.NewWriter(&b, zstd.WithEncoderConcurrency(1))
-		require.NoError(t, err)
-		_, _ = w.Write(data)
-		require.NoError(t, w.Close())
-	default:
-		t.Fatalf("no way to compress %s", ext)
-	}
-	return b.Bytes()
 }
 
 // relisted is a stanza that tells of another file.

@@ -22,6 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/jailup/jailup/internal/lab"
+	"github.com/jailup/jailup/internal/lab/byhand"
 )
 
 // A foul is one way in which a mirror may lie or misbehave, and what must come
@@ -377,14 +378,14 @@ func TestHostilePackageIsTamed(t *testing.T) {
 	defer m.close()
 	marks := t.TempDir()
 	d := newDeb(m).mode("./usr/sbin/nginx", "0006755")
-	d.data(tarMember{name: "./usr/bin/evil", mode: "0004755", data: "#!/bin/sh\n"})
+	d.data(byhand.TarMember{Name: "./usr/bin/evil", Mode: "0004755", Data: "#!/bin/sh\n"})
 	for _, name := range []string{"preinst", "postinst", "prerm", "postrm", "config", "triggers"} {
 		script := "#!/bin/sh\ntouch " + filepath.Join(marks, name) + " /" + name + "-ran\n"
 		if name == "triggers" {
 			script = "interest-noawait /usr/sbin\n"
 		}
-		if !strings.Contains(string(d.parts[1].data), "./"+name+"\x00") {
-			d.more(tarMember{name: "./" + name, mode: "0000755", data: script})
+		if !strings.Contains(string(d.parts[1].Data), "./"+name+"\x00") {
+			d.more(byhand.TarMember{Name: "./" + name, Mode: "0000755", Data: script})
 		}
 	}
 	m.put(s.nginx, d.bytes())

@@ -22,6 +22,7 @@ import (
 	"github.com/jailup/jailup/internal/elfdeps"
 	"github.com/jailup/jailup/internal/jail"
 	"github.com/jailup/jailup/internal/lab"
+	"github.com/jailup/jailup/internal/lab/byhand"
 	"github.com/jailup/jailup/internal/manifest"
 	"github.com/jailup/jailup/internal/pkgs"
 	"github.com/jailup/jailup/recipes"
@@ -114,22 +115,7 @@ func (d deb) bytes(t testing.TB) []byte {
 			put(w, h, text)
 		}
 	})
-	return ar("control.tar.gz", control, "data.tar.gz", data)
-}
-
-// ar puts the two parts of a package together, deb(5).
-func ar(controlName string, control []byte, dataName string, data []byte) []byte {
-	b := []byte("!<arch>\n")
-	for _, m := range []struct {
-		name string
-		data []byte
-	}{{"debian-binary", []byte("2.0\n")}, {controlName, control}, {dataName, data}} {
-		b = fmt.Appendf(b, "%-16s%-12d%-6d%-6d%-8s%-10d`\n", m.name, 1, 0, 0, "100644", len(m.data))
-		if b = append(b, m.data...); len(m.data)%2 == 1 {
-			b = append(b, '\n')
-		}
-	}
-	return b
+	return byhand.Deb(".gz", control, data)
 }
 
 // server is a package with a program, configuration and data.

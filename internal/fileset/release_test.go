@@ -16,6 +16,7 @@ import (
 
 	"github.com/jailup/jailup/internal/changeset"
 	"github.com/jailup/jailup/internal/lab"
+	"github.com/jailup/jailup/internal/lab/byhand"
 	"github.com/jailup/jailup/internal/manifest"
 	"github.com/jailup/jailup/internal/pkgs"
 	"github.com/jailup/jailup/recipes"
@@ -43,7 +44,7 @@ func readRelease(t testing.TB, dir string) *release {
 		require.NoError(t, err)
 		data, err := exec.Command("dpkg-deb", "--fsys-tarfile", f).Output()
 		require.NoError(t, err)
-		b := ar("control.tar", control, "data.tar", data)
+		b := byhand.Deb("", control, data)
 		r.debs = append(r.debs, b)
 		d, err := pkgs.OpenDeb(bytes.NewReader(b), int64(len(b)), pkgs.Limits{})
 		require.NoError(t, err)

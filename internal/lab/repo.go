@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // Repo is a signed apt repository on 127.0.0.1, made with the archive's own
@@ -27,7 +28,7 @@ type Repo struct {
 	Suite       string
 	Arch        string
 
-	home string // of gpg
+	keys *GnuPG
 	mid  atomic.Pointer[func(http.Handler) http.Handler]
 }
 
@@ -35,14 +36,17 @@ type Repo struct {
 // The server, gpg's agent and the files go with the test.
 func SignedRepo(t testing.TB, debs ...string) *Repo {
 	t.Helper()
-	Need(t, "gpg", "apt-ftparchive", "dpkg-deb", "dpkg", "xz")
+	Need(t, "apt-ftparchive", "dpkg-deb", "dpkg", "xz")
 	r := &Repo{Dir: t.TempDir(), Suite: "test"}
 	arch, err := exec.Command("dpkg", "--print-architecture").Output()
 	if err != nil {
 		t.Fatalf("cannot ask dpkg for the architecture: %v", err)
 	}
 	r.Arch = strings.TrimSpace(string(arch))
-	r.makeKey(t)
+	r.keys = NewGnuPG(t)
+	r.keys.Key(t, time.Time{}, "test", "ed25519", "sign", "never")
+	r.Keyring = filepath.Join(t.TempDir(), "test.gpg")
+	r.write(t, r.Keyring, r.keys.Export(t, "test"))
 	r.Add(t, debs...)
 	r.Publish(t, nil)
 
@@ -72,44 +76,6 @@ func (r *Repo) Intercept(mid func(next http.Handler) http.Handler) {
 		return
 	}
 	r.mid.Store(&mid)
-}
-
-// makeKey needs a short path: gpg's agent listens on a socket in its home.
-func (r *Repo) makeKey(t testing.TB) {
-	home, err := os.MkdirTemp("", "gpg")
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.home = home
-	t.Cleanup(func() {
-		if out, err := r.gpgCmd("gpgconf", "--kill", "all").CombinedOutput(); err != nil {
-			t.Errorf("cannot end gpg's agent: %v: %s", err, out)
-		}
-		if err := os.RemoveAll(home); err != nil {
-			t.Errorf("cannot remove gpg's home: %v", err)
-		}
-	})
-	const user = "jailup test <test@jailup.invalid>"
-	r.gpg(t, "--quick-generate-key", user, "ed25519", "sign", "0")
-	r.Keyring = filepath.Join(t.TempDir(), "test.gpg")
-	r.gpg(t, "--export", "--output", r.Keyring)
-	if err := os.Chmod(r.Keyring, 0o644); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func (r *Repo) gpgCmd(name string, args ...string) *exec.Cmd {
-	cmd := exec.Command(name, args...)
-	cmd.Env = append(os.Environ(), "GNUPGHOME="+r.home, "LC_ALL=C.UTF-8")
-	return cmd
-}
-
-func (r *Repo) gpg(t testing.TB, args ...string) {
-	t.Helper()
-	common := []string{"--batch", "--yes", "--no-tty", "--quiet", "--pinentry-mode", "loopback", "--passphrase", ""}
-	if out, err := r.gpgCmd("gpg", append(common, args...)...).CombinedOutput(); err != nil {
-		t.Fatalf("gpg %s: %v: %s", strings.Join(args, " "), err, out)
-	}
 }
 
 // epochInName is how apt names a downloaded package with an epoch; a pool
@@ -185,8 +151,8 @@ func (r *Repo) Publish(t testing.TB, edit func(release string) string) {
 // Sign signs Release as it lies there, anew: InRelease and Release.gpg.
 func (r *Repo) Sign(t testing.TB) {
 	t.Helper()
-	r.gpg(t, "--clearsign", "--output", r.dist("InRelease"), r.dist("Release"))
-	r.gpg(t, "--armor", "--detach-sign", "--output", r.dist("Release.gpg"), r.dist("Release"))
+	r.keys.Run(t, time.Time{}, nil, "--clearsign", "--output", r.dist("InRelease"), r.dist("Release"))
+	r.keys.Run(t, time.Time{}, nil, "--armor", "--detach-sign", "--output", r.dist("Release.gpg"), r.dist("Release"))
 }
 
 // dist is the path of a file of the suite.

@@ -11,29 +11,31 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/jailup/jailup/internal/lab/byhand"
 )
 
 func TestDebRoundTrip(t *testing.T) {
 	t.Parallel()
 	deep := "./" + strings.Repeat("0123456789/", 12) + "file"
-	members := []member{
-		dir("./"), dir("./usr/"), {name: "./usr/bin", typ: '5', mode: "0002755"},
-		{name: "./usr/bin/su", mode: "0104755", data: "set-user-ID", uid: "0000144"},
-		{name: "./usr/bin/twin", typ: '1', link: "./usr/bin/su", mode: "0004755"},
-		symlink("./usr/bin/out", "../../../../etc/shadow"),
-		{name: "opt/plain", data: "no dot", magic: "v7"},
-		{name: "name", prefix: "./usr/share", magic: "ustar\x0000", data: "prefix"},
-		long('L', deep), {name: deep[:100], data: "deep"},
-		long('K', "/"+strings.Repeat("t", 200)), long('L', deep+"2"),
-		{name: deep[:100], typ: '2', link: "cut off"},
-		{name: "./old", mtime: "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xf6", size: "\x80\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x03", data: "abc"},
-		file("./ünïcode", ""),
+	members := []byhand.TarMember{
+		byhand.Dir("./"), byhand.Dir("./usr/"), {Name: "./usr/bin", Type: '5', Mode: "0002755"},
+		{Name: "./usr/bin/su", Mode: "0104755", Data: "set-user-ID", UID: "0000144"},
+		{Name: "./usr/bin/twin", Type: '1', Link: "./usr/bin/su", Mode: "0004755"},
+		byhand.Symlink("./usr/bin/out", "../../../../etc/shadow"),
+		{Name: "opt/plain", Data: "no dot", Magic: "v7"},
+		{Name: "name", Prefix: "./usr/share", Magic: "ustar\x0000", Data: "prefix"},
+		byhand.Long('L', deep), {Name: deep[:100], Data: "deep"},
+		byhand.Long('K', "/"+strings.Repeat("t", 200)), byhand.Long('L', deep+"2"),
+		{Name: deep[:100], Type: '2', Link: "cut off"},
+		{Name: "./old", MTime: "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xf6", Size: "\x80\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x03", Data: "abc"},
+		byhand.File("./ünïcode", ""),
 	}
 	for _, format := range []Format{None, Gzip, XZ, Zstd} {
 		ext := map[Format]string{Gzip: ".gz", XZ: ".xz", Zstd: ".zst"}[format]
-		b := arOf(arPart{"debian-binary/", "2.0\n"}, arPart{"_sig", "x"},
-			arPart{"control.tar" + ext + "/", string(pack(t, format, controlTar(file("./conffiles", "/opt/plain\nremove-on-upgrade /etc/gone\n"), file("./postinst", "#!/bin/sh\n"))))},
-			arPart{"data.tar" + ext, string(pack(t, format, ended(members...)))}, arPart{"_gpgorigin", "sig"})
+		b := byhand.Ar(byhand.Part("debian-binary/", "2.0\n"), byhand.Part("_sig", "x"),
+			byhand.Part("control.tar"+ext+"/", pack(t, format, controlTar(byhand.File("./conffiles", "/opt/plain\nremove-on-upgrade /etc/gone\n"), byhand.File("./postinst", "#!/bin/sh\n")))),
+			byhand.Part("data.tar"+ext, pack(t, format, byhand.WholeTar(members...))), byhand.Part("_gpgorigin", "sig"))
 		d, err := readDeb(b, Limits{})
 		require.NoError(t, err)
 		require.Equal(t, Stanza{Package: "small", Version: "1:2.0-3", Architecture: "amd64", Depends: "libc6 (>= 2.34)", InstalledSize: 12}, d.Control())
@@ -71,8 +73,8 @@ func TestDebRoundTrip(t *testing.T) {
 
 func TestDevicesAreAnOption(t *testing.T) {
 	t.Parallel()
-	null := member{name: "./dev/null", typ: '3', major: "0000001", minor: "0000003"}
-	for _, m := range []member{null, {name: "./b", typ: '4'}, {name: "./f", typ: '6'}} {
+	null := byhand.TarMember{Name: "./dev/null", Type: '3', Major: "0000001", Minor: "0000003"}
+	for _, m := range []byhand.TarMember{null, {Name: "./b", Type: '4'}, {Name: "./f", Type: '6'}} {
 		_, _, err := entriesOf(debOf(m), Limits{})
 		require.ErrorContains(t, err, "not allowed")
 		_, _, err = entriesOf(debOf(m), Limits{Devices: true})
@@ -87,98 +89,98 @@ func TestHostileTrees(t *testing.T) {
 	t.Parallel()
 	sparse := func(h []byte) { copy(h[386:], "00000000001\x0000000000001\x00") }
 	for name, c := range map[string]struct {
-		members []member
+		members []byhand.TarMember
 		err     string
 	}{
-		"dot dot":                   {[]member{file("../etc/passwd", "")}, "no plain relative path"},
-		"dot dot inside":            {[]member{file("./usr/../../etc/passwd", "")}, "no plain relative path"},
-		"dot dot at the end":        {[]member{dir("./usr/..")}, "no plain relative path"},
-		"absolute":                  {[]member{file("/etc/passwd", "")}, "no plain relative path"},
-		"absolute behind dot":       {[]member{file(".//etc/passwd", "")}, "no plain relative path"},
-		"two slashes":               {[]member{file("./usr//bin", "")}, "no plain relative path"},
-		"dot inside":                {[]member{file("./usr/./bin", "")}, "no plain relative path"},
-		"dot twice":                 {[]member{file("././bin", "")}, "no plain relative path"},
-		"empty name":                {[]member{file("", "")}, "no plain relative path"},
-		"root as a file":            {[]member{file("./", "")}, "root is no directory"},
-		"root as a link":            {[]member{symlink(".", "/")}, "root is no directory"},
-		"a file with a slash":       {[]member{file("./usr/", "")}, "no plain relative path"},
-		"a directory, two slashes":  {[]member{dir("./usr//")}, "no plain relative path"},
-		"twice":                     {[]member{file("./a", "1"), file("./a", "2")}, "second member"},
-		"twice, in two spellings":   {[]member{file("./a", "1"), file("a", "2")}, "second member"},
-		"directory twice":           {[]member{dir("./a/"), dir("./a")}, "second member"},
-		"file, then directory":      {[]member{file("./a", ""), dir("./a/")}, "second member"},
-		"through a link":            {[]member{symlink("./etc", "/etc"), file("./etc/passwd", "")}, "made a link"},
-		"through a link, deeper":    {[]member{symlink("./a", "/"), file("./a/etc/x/passwd", "")}, "made a link"},
-		"directory through a link":  {[]member{symlink("./a", "/"), dir("./a/etc/")}, "made a link"},
-		"link through a link":       {[]member{symlink("./a", "/"), symlink("./a/etc", "b")}, "made a link"},
-		"a link planted afterwards": {[]member{file("./etc/passwd", ""), symlink("./etc", "/etc")}, "other members lie below"},
-		"below a file":              {[]member{file("./a", ""), file("./a/b", "")}, "no directory"},
-		"hard link out":             {[]member{{name: "./a", typ: '1', link: "../../etc/shadow"}}, "no plain relative path"},
-		"hard link, absolute":       {[]member{{name: "./a", typ: '1', link: "/etc/shadow"}}, "no plain relative path"},
-		"hard link to nothing":      {[]member{{name: "./a", typ: '1', link: "./b"}}, "no file that came before"},
-		"hard link to later":        {[]member{{name: "./a", typ: '1', link: "./b"}, file("./b", "")}, "no file that came before"},
-		"hard link to itself":       {[]member{{name: "./a", typ: '1', link: "./a"}}, "no file that came before"},
-		"hard link to a link":       {[]member{symlink("./b", "/etc/shadow"), {name: "./a", typ: '1', link: "./b"}}, "no file that came before"},
-		"hard link to a directory":  {[]member{dir("./b/"), {name: "./a", typ: '1', link: "./b"}}, "no plain relative path|no file that came before"},
-		"hard link through a link":  {[]member{symlink("./b", "/etc"), {name: "./a", typ: '1', link: "./b/shadow"}}, "no file that came before"},
-		"link to nowhere":           {[]member{{name: "./a", typ: '2'}}, "link to nowhere"},
-		"file with a link name":     {[]member{{name: "./a", link: "b"}}, "it is no link"},
-		"link with content":         {[]member{{name: "./a", typ: '2', link: "b", data: "x"}}, "content behind"},
-		"directory with content":    {[]member{{name: "./a/", typ: '5', data: "x"}}, "content behind"},
-		"hard link with content":    {[]member{file("./b", ""), {name: "./a", typ: '1', link: "./b", data: "x"}}, "content behind"},
-		"device with content":       {[]member{{name: "./a", typ: '3', data: "x"}}, "content behind"},
-		"PAX":                       {[]member{{name: "./x", typ: 'x', data: "20 path=/etc/passwd\n"}, file("./a", "")}, "PAX"},
-		"PAX size":                  {[]member{{name: "./x", typ: 'x', data: "11 size=99\n"}, file("./a", "abc")}, "PAX"},
-		"PAX, global":               {[]member{{name: "./x", typ: 'g', data: "20 path=/etc/passwd\n"}, file("./a", "")}, "PAX"},
-		"PAX, Sun":                  {[]member{{name: "./x", typ: 'X', data: "20 path=/etc/passwd\n"}, file("./a", "")}, "PAX"},
-		"sparse":                    {[]member{{name: "./a", typ: 'S', data: "x", edit: sparse}}, "sparse"},
-		"sparse map in a file":      {[]member{{name: "./a", data: "x", edit: sparse}}, "sparse"},
-		"contiguous":                {[]member{{name: "./a", typ: '7'}}, "unknown type"},
-		"multi-volume":              {[]member{{name: "./a", typ: 'M'}}, "unknown type"},
-		"volume label":              {[]member{{name: "./a", typ: 'V'}}, "unknown type"},
-		"incremental directory":     {[]member{{name: "./a/", typ: 'D'}}, "unknown type"},
-		"old long name":             {[]member{{name: "./a", typ: 'N'}}, "unknown type"},
-		"unknown magic":             {[]member{{name: "./a", magic: "uSTAR  \x00"}}, "unknown kind of tar"},
-		"NUL in a name":             {[]member{file("./a\x00/../../etc/passwd", "")}, "NUL"},
-		"NUL in a link":             {[]member{symlink("./a", "b\x00c")}, "NUL"},
-		"NUL in an owner":           {[]member{{name: "./a", uname: "ro\x00ot"}}, "NUL"},
-		"NUL in a long name":        {[]member{long('L', "./a\x00b"), file("x", "")}, "NUL"},
-		"newline in a name":         {[]member{file("./a\nb", "")}, "control character"},
-		"escape in a name":          {[]member{file("./a\x1b[2Jb", "")}, "control character"},
-		"escape in a link":          {[]member{symlink("./a", "\x1b[2Jb")}, "control character"},
-		"C1 control in a name":      {[]member{file("./a\u009bb", "")}, "control character"},
-		"no UTF-8":                  {[]member{file("./a\xffb", "")}, "UTF-8"},
-		"no UTF-8 in an owner":      {[]member{{name: "./a", uname: "\xff"}}, "UTF-8"},
-		"name of 4 KB":              {[]member{long('L', "./"+strings.Repeat("a/", 2047)+"b"), file("x", "")}, "more than 1024"},
-		"name of 1025 bytes":        {[]member{long('L', strings.Repeat("a/", 512)+"b"), file("x", "")}, "more than 1024"},
-		"last name of 256 bytes":    {[]member{long('L', strings.Repeat("a", 256)), file("x", "")}, "more than 255"},
-		"link of 4 KB":              {[]member{long('K', strings.Repeat("a/", 2048)), symlink("./a", "x")}, "more than 1024"},
-		"long name twice":           {[]member{long('L', "./a"), long('L', "./b"), file("x", "")}, "two long names"},
-		"long link twice":           {[]member{long('K', "./a"), long('K', "./b"), symlink("./x", "x")}, "two long names"},
-		"long link of a file":       {[]member{long('K', "./a"), file("./x", "")}, "no link"},
-		"long name of nothing":      {[]member{file("./x", ""), long('L', "./a")}, "without a member"},
-		"long name, empty":          {[]member{{name: "././@LongLink", typ: 'L'}, file("x", "")}, "a name of 0 bytes"},
-		"long name of NUL":          {[]member{long('L', ""), file("x", "")}, "NUL"},
-		"long name, huge":           {[]member{{name: "././@LongLink", typ: 'L', size: "77777777777"}}, "a name of"},
-		"long name, negative":       {[]member{{name: "././@LongLink", typ: 'L', size: "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xf6"}}, "a name of"},
-		"size, negative":            {[]member{{name: "./a", size: "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xf6"}}, "impossible size"},
-		"size, huge":                {[]member{{name: "./a", size: "\x80\x00\x00\x00\x7f\xff\xff\xff\xff\xff\xff\xff"}}, "impossible size"},
-		"size over 63 bits":         {[]member{{name: "./a", size: "\x80\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00"}}, "too large"},
-		"size in bit 63":            {[]member{{name: "./a", size: "\x80\x00\x00\x00\x80\x00\x00\x00\x00\x00\x00\x00"}}, "too large"},
-		"size below 64 bits":        {[]member{{name: "./a", size: "\xff\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"}}, "too large"},
-		"size in base 256, odd":     {[]member{{name: "./a", size: "\x81\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"}}, "too large"},
-		"size with a sign":          {[]member{{name: "./a", size: "-0000000001"}}, "damaged number"},
-		"size, decimal":             {[]member{{name: "./a", size: "00000000009"}}, "damaged number"},
-		"size, rubbish behind":      {[]member{{name: "./a", size: "1 \x00 1"}}, "damaged number"},
-		"size past the end":         {[]member{{name: "./a", size: "00000002000"}}, "unexpected EOF"},
-		"time out of range":         {[]member{{name: "./a", mtime: "\x80\x00\x00\x00\x7f\xff\xff\xff\xff\xff\xff\xff"}}, "impossible time"},
-		"time, far back":            {[]member{{name: "./a", mtime: "\xff\xff\xff\xff\x80\x00\x00\x00\x00\x00\x00\x00"}}, "impossible time"},
-		"owner -1":                  {[]member{{name: "./a", uid: "\xff\xff\xff\xff\xff\xff\xff\xff"}}, "impossible owner"},
-		"owner over 31 bits":        {[]member{{name: "./a", uid: "\x80\x00\x00\x00\x80\x00\x00\x00"}}, "impossible owner"},
-		"mode, negative":            {[]member{{name: "./a", mode: "\xff\xff\xff\xff\xff\xff\xff\xff"}}, "impossible mode"},
-		"device number":             {[]member{{name: "./a", typ: '3', major: "7777777"}}, "impossible device"},
+		"dot dot":                   {[]byhand.TarMember{byhand.File("../etc/passwd", "")}, "no plain relative path"},
+		"dot dot inside":            {[]byhand.TarMember{byhand.File("./usr/../../etc/passwd", "")}, "no plain relative path"},
+		"dot dot at the end":        {[]byhand.TarMember{byhand.Dir("./usr/..")}, "no plain relative path"},
+		"absolute":                  {[]byhand.TarMember{byhand.File("/etc/passwd", "")}, "no plain relative path"},
+		"absolute behind dot":       {[]byhand.TarMember{byhand.File(".//etc/passwd", "")}, "no plain relative path"},
+		"two slashes":               {[]byhand.TarMember{byhand.File("./usr//bin", "")}, "no plain relative path"},
+		"dot inside":                {[]byhand.TarMember{byhand.File("./usr/./bin", "")}, "no plain relative path"},
+		"dot twice":                 {[]byhand.TarMember{byhand.File("././bin", "")}, "no plain relative path"},
+		"empty name":                {[]byhand.TarMember{byhand.File("", "")}, "no plain relative path"},
+		"root as a file":            {[]byhand.TarMember{byhand.File("./", "")}, "root is no directory"},
+		"root as a link":            {[]byhand.TarMember{byhand.Symlink(".", "/")}, "root is no directory"},
+		"a file with a slash":       {[]byhand.TarMember{byhand.File("./usr/", "")}, "no plain relative path"},
+		"a directory, two slashes":  {[]byhand.TarMember{byhand.Dir("./usr//")}, "no plain relative path"},
+		"twice":                     {[]byhand.TarMember{byhand.File("./a", "1"), byhand.File("./a", "2")}, "second member"},
+		"twice, in two spellings":   {[]byhand.TarMember{byhand.File("./a", "1"), byhand.File("a", "2")}, "second member"},
+		"directory twice":           {[]byhand.TarMember{byhand.Dir("./a/"), byhand.Dir("./a")}, "second member"},
+		"file, then directory":      {[]byhand.TarMember{byhand.File("./a", ""), byhand.Dir("./a/")}, "second member"},
+		"through a link":            {[]byhand.TarMember{byhand.Symlink("./etc", "/etc"), byhand.File("./etc/passwd", "")}, "made a link"},
+		"through a link, deeper":    {[]byhand.TarMember{byhand.Symlink("./a", "/"), byhand.File("./a/etc/x/passwd", "")}, "made a link"},
+		"directory through a link":  {[]byhand.TarMember{byhand.Symlink("./a", "/"), byhand.Dir("./a/etc/")}, "made a link"},
+		"link through a link":       {[]byhand.TarMember{byhand.Symlink("./a", "/"), byhand.Symlink("./a/etc", "b")}, "made a link"},
+		"a link planted afterwards": {[]byhand.TarMember{byhand.File("./etc/passwd", ""), byhand.Symlink("./etc", "/etc")}, "other members lie below"},
+		"below a file":              {[]byhand.TarMember{byhand.File("./a", ""), byhand.File("./a/b", "")}, "no directory"},
+		"hard link out":             {[]byhand.TarMember{{Name: "./a", Type: '1', Link: "../../etc/shadow"}}, "no plain relative path"},
+		"hard link, absolute":       {[]byhand.TarMember{{Name: "./a", Type: '1', Link: "/etc/shadow"}}, "no plain relative path"},
+		"hard link to nothing":      {[]byhand.TarMember{{Name: "./a", Type: '1', Link: "./b"}}, "no file that came before"},
+		"hard link to later":        {[]byhand.TarMember{{Name: "./a", Type: '1', Link: "./b"}, byhand.File("./b", "")}, "no file that came before"},
+		"hard link to itself":       {[]byhand.TarMember{{Name: "./a", Type: '1', Link: "./a"}}, "no file that came before"},
+		"hard link to a link":       {[]byhand.TarMember{byhand.Symlink("./b", "/etc/shadow"), {Name: "./a", Type: '1', Link: "./b"}}, "no file that came before"},
+		"hard link to a directory":  {[]byhand.TarMember{byhand.Dir("./b/"), {Name: "./a", Type: '1', Link: "./b"}}, "no plain relative path|no file that came before"},
+		"hard link through a link":  {[]byhand.TarMember{byhand.Symlink("./b", "/etc"), {Name: "./a", Type: '1', Link: "./b/shadow"}}, "no file that came before"},
+		"link to nowhere":           {[]byhand.TarMember{{Name: "./a", Type: '2'}}, "link to nowhere"},
+		"file with a link name":     {[]byhand.TarMember{{Name: "./a", Link: "b"}}, "it is no link"},
+		"link with content":         {[]byhand.TarMember{{Name: "./a", Type: '2', Link: "b", Data: "x"}}, "content behind"},
+		"directory with content":    {[]byhand.TarMember{{Name: "./a/", Type: '5', Data: "x"}}, "content behind"},
+		"hard link with content":    {[]byhand.TarMember{byhand.File("./b", ""), {Name: "./a", Type: '1', Link: "./b", Data: "x"}}, "content behind"},
+		"device with content":       {[]byhand.TarMember{{Name: "./a", Type: '3', Data: "x"}}, "content behind"},
+		"PAX":                       {[]byhand.TarMember{{Name: "./x", Type: 'x', Data: "20 path=/etc/passwd\n"}, byhand.File("./a", "")}, "PAX"},
+		"PAX size":                  {[]byhand.TarMember{{Name: "./x", Type: 'x', Data: "11 size=99\n"}, byhand.File("./a", "abc")}, "PAX"},
+		"PAX, global":               {[]byhand.TarMember{{Name: "./x", Type: 'g', Data: "20 path=/etc/passwd\n"}, byhand.File("./a", "")}, "PAX"},
+		"PAX, Sun":                  {[]byhand.TarMember{{Name: "./x", Type: 'X', Data: "20 path=/etc/passwd\n"}, byhand.File("./a", "")}, "PAX"},
+		"sparse":                    {[]byhand.TarMember{{Name: "./a", Type: 'S', Data: "x", Edit: sparse}}, "sparse"},
+		"sparse map in a file":      {[]byhand.TarMember{{Name: "./a", Data: "x", Edit: sparse}}, "sparse"},
+		"contiguous":                {[]byhand.TarMember{{Name: "./a", Type: '7'}}, "unknown type"},
+		"multi-volume":              {[]byhand.TarMember{{Name: "./a", Type: 'M'}}, "unknown type"},
+		"volume label":              {[]byhand.TarMember{{Name: "./a", Type: 'V'}}, "unknown type"},
+		"incremental directory":     {[]byhand.TarMember{{Name: "./a/", Type: 'D'}}, "unknown type"},
+		"old long name":             {[]byhand.TarMember{{Name: "./a", Type: 'N'}}, "unknown type"},
+		"unknown magic":             {[]byhand.TarMember{{Name: "./a", Magic: "uSTAR  \x00"}}, "unknown kind of tar"},
+		"NUL in a name":             {[]byhand.TarMember{byhand.File("./a\x00/../../etc/passwd", "")}, "NUL"},
+		"NUL in a link":             {[]byhand.TarMember{byhand.Symlink("./a", "b\x00c")}, "NUL"},
+		"NUL in an owner":           {[]byhand.TarMember{{Name: "./a", UName: "ro\x00ot"}}, "NUL"},
+		"NUL in a long name":        {[]byhand.TarMember{byhand.Long('L', "./a\x00b"), byhand.File("x", "")}, "NUL"},
+		"newline in a name":         {[]byhand.TarMember{byhand.File("./a\nb", "")}, "control character"},
+		"escape in a name":          {[]byhand.TarMember{byhand.File("./a\x1b[2Jb", "")}, "control character"},
+		"escape in a link":          {[]byhand.TarMember{byhand.Symlink("./a", "\x1b[2Jb")}, "control character"},
+		"C1 control in a name":      {[]byhand.TarMember{byhand.File("./a\u009bb", "")}, "control character"},
+		"no UTF-8":                  {[]byhand.TarMember{byhand.File("./a\xffb", "")}, "UTF-8"},
+		"no UTF-8 in an owner":      {[]byhand.TarMember{{Name: "./a", UName: "\xff"}}, "UTF-8"},
+		"name of 4 KB":              {[]byhand.TarMember{byhand.Long('L', "./"+strings.Repeat("a/", 2047)+"b"), byhand.File("x", "")}, "more than 1024"},
+		"name of 1025 bytes":        {[]byhand.TarMember{byhand.Long('L', strings.Repeat("a/", 512)+"b"), byhand.File("x", "")}, "more than 1024"},
+		"last name of 256 bytes":    {[]byhand.TarMember{byhand.Long('L', strings.Repeat("a", 256)), byhand.File("x", "")}, "more than 255"},
+		"link of 4 KB":              {[]byhand.TarMember{byhand.Long('K', strings.Repeat("a/", 2048)), byhand.Symlink("./a", "x")}, "more than 1024"},
+		"long name twice":           {[]byhand.TarMember{byhand.Long('L', "./a"), byhand.Long('L', "./b"), byhand.File("x", "")}, "two long names"},
+		"long link twice":           {[]byhand.TarMember{byhand.Long('K', "./a"), byhand.Long('K', "./b"), byhand.Symlink("./x", "x")}, "two long names"},
+		"long link of a file":       {[]byhand.TarMember{byhand.Long('K', "./a"), byhand.File("./x", "")}, "no link"},
+		"long name of nothing":      {[]byhand.TarMember{byhand.File("./x", ""), byhand.Long('L', "./a")}, "without a member"},
+		"long name, empty":          {[]byhand.TarMember{{Name: "././@LongLink", Type: 'L'}, byhand.File("x", "")}, "a name of 0 bytes"},
+		"long name of NUL":          {[]byhand.TarMember{byhand.Long('L', ""), byhand.File("x", "")}, "NUL"},
+		"long name, huge":           {[]byhand.TarMember{{Name: "././@LongLink", Type: 'L', Size: "77777777777"}}, "a name of"},
+		"long name, negative":       {[]byhand.TarMember{{Name: "././@LongLink", Type: 'L', Size: "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xf6"}}, "a name of"},
+		"size, negative":            {[]byhand.TarMember{{Name: "./a", Size: "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xf6"}}, "impossible size"},
+		"size, huge":                {[]byhand.TarMember{{Name: "./a", Size: "\x80\x00\x00\x00\x7f\xff\xff\xff\xff\xff\xff\xff"}}, "impossible size"},
+		"size over 63 bits":         {[]byhand.TarMember{{Name: "./a", Size: "\x80\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00"}}, "too large"},
+		"size in bit 63":            {[]byhand.TarMember{{Name: "./a", Size: "\x80\x00\x00\x00\x80\x00\x00\x00\x00\x00\x00\x00"}}, "too large"},
+		"size below 64 bits":        {[]byhand.TarMember{{Name: "./a", Size: "\xff\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"}}, "too large"},
+		"size in base 256, odd":     {[]byhand.TarMember{{Name: "./a", Size: "\x81\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"}}, "too large"},
+		"size with a sign":          {[]byhand.TarMember{{Name: "./a", Size: "-0000000001"}}, "damaged number"},
+		"size, decimal":             {[]byhand.TarMember{{Name: "./a", Size: "00000000009"}}, "damaged number"},
+		"size, rubbish behind":      {[]byhand.TarMember{{Name: "./a", Size: "1 \x00 1"}}, "damaged number"},
+		"size past the end":         {[]byhand.TarMember{{Name: "./a", Size: "00000002000"}}, "unexpected EOF"},
+		"time out of range":         {[]byhand.TarMember{{Name: "./a", MTime: "\x80\x00\x00\x00\x7f\xff\xff\xff\xff\xff\xff\xff"}}, "impossible time"},
+		"time, far back":            {[]byhand.TarMember{{Name: "./a", MTime: "\xff\xff\xff\xff\x80\x00\x00\x00\x00\x00\x00\x00"}}, "impossible time"},
+		"owner -1":                  {[]byhand.TarMember{{Name: "./a", UID: "\xff\xff\xff\xff\xff\xff\xff\xff"}}, "impossible owner"},
+		"owner over 31 bits":        {[]byhand.TarMember{{Name: "./a", UID: "\x80\x00\x00\x00\x80\x00\x00\x00"}}, "impossible owner"},
+		"mode, negative":            {[]byhand.TarMember{{Name: "./a", Mode: "\xff\xff\xff\xff\xff\xff\xff\xff"}}, "impossible mode"},
+		"device number":             {[]byhand.TarMember{{Name: "./a", Type: '3', Major: "7777777"}}, "impossible device"},
 	} {
-		_, _, err := entriesOf(debOf(append([]member{dir("./")}, c.members...)...), Limits{})
+		_, _, err := entriesOf(debOf(append([]byhand.TarMember{byhand.Dir("./")}, c.members...)...), Limits{})
 		require.Error(t, err, name)
 		require.Regexp(t, c.err, err.Error(), name)
 		require.True(t, strings.HasPrefix(err.Error(), "cannot read package small: data.tar: "), err.Error())
@@ -190,7 +192,7 @@ func TestHostileTrees(t *testing.T) {
 
 func TestDamagedTars(t *testing.T) {
 	t.Parallel()
-	ok := tarOf(dir("./"), file("./a", "data"))
+	ok := byhand.Tar(byhand.Dir("./"), byhand.File("./a", "data"))
 	end := make([]byte, 2*tarBlock)
 	flipped := bytes.Clone(ok)
 	flipped[3] ^= 1
@@ -201,8 +203,8 @@ func TestDamagedTars(t *testing.T) {
 		"empty":               {nil, "unexpected EOF"},
 		"no end":              {ok, "unexpected EOF"},
 		"half an end":         {append(bytes.Clone(ok), end[:tarBlock]...), "unexpected EOF"},
-		"a lone zero block":   {append(append(bytes.Clone(ok), end[:tarBlock]...), ended(file("./b", ""))...), "something follows"},
-		"members after end":   {append(append(bytes.Clone(ok), end...), ended(file("./b", ""))...), "something follows"},
+		"a lone zero block":   {append(append(bytes.Clone(ok), end[:tarBlock]...), byhand.WholeTar(byhand.File("./b", ""))...), "something follows"},
+		"members after end":   {append(append(bytes.Clone(ok), end...), byhand.WholeTar(byhand.File("./b", ""))...), "something follows"},
 		"garbage after end":   {append(append(bytes.Clone(ok), end...), 'x'), "something follows|unexpected EOF"},
 		"checksum":            {append(flipped, end...), "checksum"},
 		"checksum, no number": {append(append(bytes.Clone(ok[:148]), "xxxxxxxx"...), ok[156:]...), "damaged header"},
@@ -223,10 +225,10 @@ func TestTruncatedAtEveryByte(t *testing.T) {
 	t.Parallel()
 	for _, format := range []Format{None, Gzip, XZ, Zstd} {
 		ext := map[Format]string{Gzip: ".gz", XZ: ".xz", Zstd: ".zst"}[format]
-		control := string(pack(t, format, controlTar()))
-		data := pack(t, format, ended(dir("./"), file("./a", "some data")))
+		control := pack(t, format, controlTar())
+		data := pack(t, format, byhand.WholeTar(byhand.Dir("./"), byhand.File("./a", "some data")))
 		deb := func(data []byte) []byte {
-			return arOf(arPart{"debian-binary", "2.0\n"}, arPart{"control.tar" + ext, control}, arPart{"data.tar" + ext, string(data)})
+			return byhand.Deb(ext, control, data)
 		}
 		whole := deb(data)
 		_, _, err := entriesOf(whole, Limits{})
@@ -252,7 +254,7 @@ func TestTruncatedAtEveryByte(t *testing.T) {
 
 func TestMatch(t *testing.T) {
 	t.Parallel()
-	d, err := readDeb(debOf(dir("./")), Limits{})
+	d, err := readDeb(debOf(byhand.Dir("./")), Limits{})
 	require.NoError(t, err)
 	require.NoError(t, d.Match(Stanza{Package: "small", Version: "1:2.0-3", Architecture: "amd64"}))
 	require.EqualError(t, d.Match(Stanza{Package: "large", Version: "1:2.0-3", Architecture: "amd64"}), `cannot use package "large": its name is "small" inside and "large" in the index`)
@@ -262,9 +264,9 @@ func TestMatch(t *testing.T) {
 
 func TestTreeLimits(t *testing.T) {
 	t.Parallel()
-	var files []member
+	var files []byhand.TarMember
 	for i := range 50 {
-		files = append(files, file("./d/"+strings.Repeat("x", i+1), "1"))
+		files = append(files, byhand.File("./d/"+strings.Repeat("x", i+1), "1"))
 	}
 	b := debOf(files...)
 	_, _, err := entriesOf(b, Limits{Entries: 51})
@@ -283,7 +285,7 @@ func TestTreeLimits(t *testing.T) {
 
 func TestFilesStopsWithTheCallersError(t *testing.T) {
 	t.Parallel()
-	d, err := readDeb(debOf(file("./a", "12345"), file("./b", "6")), Limits{})
+	d, err := readDeb(debOf(byhand.File("./a", "12345"), byhand.File("./b", "6")), Limits{})
 	require.NoError(t, err)
 	mine := errors.New("mine")
 	var kept io.Reader
@@ -325,12 +327,12 @@ func TestMillionMembers(t *testing.T) {
 		return string(s)
 	}
 	for what, next := range map[string]func(i int) []byte{
-		"short names": func(i int) []byte { return tarOf(file(name(i), "")) },
+		"short names": func(i int) []byte { return byhand.Tar(byhand.File(name(i), "")) },
 		"long names": func(i int) []byte {
-			return tarOf(long('L', name(i)+strings.Repeat("/abc", 250)), file("x", ""))
+			return byhand.Tar(byhand.Long('L', name(i)+strings.Repeat("/abc", 250)), byhand.File("x", ""))
 		},
 		"deep names": func(i int) []byte {
-			return tarOf(long('L', name(i)+strings.Repeat("/a", 500)), file("x", ""))
+			return byhand.Tar(byhand.Long('L', name(i)+strings.Repeat("/a", 500)), byhand.File("x", ""))
 		},
 	} {
 		lim := Limits{}.withDefaults()

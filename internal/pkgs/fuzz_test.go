@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/jailup/jailup/internal/lab/byhand"
 )
 
 // small limits keep the fuzzers from measuring the machine.
@@ -17,12 +19,12 @@ func small() Limits {
 
 // FuzzAr: a whole .deb, in whatever state.
 func FuzzAr(f *testing.F) {
-	tree := []member{dir("./"), dir("./etc/"), file("./etc/x", "data"), symlink("./l", "etc/x")}
+	tree := []byhand.TarMember{byhand.Dir("./"), byhand.Dir("./etc/"), byhand.File("./etc/x", "data"), byhand.Symlink("./l", "etc/x")}
 	f.Add(debOf(tree...))
 	for _, format := range []Format{Gzip, XZ, Zstd} {
 		ext := map[Format]string{Gzip: ".gz", XZ: ".xz", Zstd: ".zst"}[format]
-		f.Add(arOf(arPart{"debian-binary", "2.0\n"}, arPart{"control.tar" + ext, string(pack(f, format, controlTar(file("conffiles", "/etc/x\n"))))},
-			arPart{"data.tar" + ext, string(pack(f, format, ended(tree...)))}, arPart{"_sig", "x"}))
+		f.Add(byhand.Ar(byhand.Part("debian-binary", "2.0\n"), byhand.Part("control.tar"+ext, pack(f, format, controlTar(byhand.File("conffiles", "/etc/x\n")))),
+			byhand.Part("data.tar"+ext, pack(f, format, byhand.WholeTar(tree...))), byhand.Part("_sig", "x")))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		d, err := readDeb(b, small())
@@ -44,16 +46,16 @@ func FuzzAr(f *testing.F) {
 // FuzzTar: whatever tree is let through can be unpacked, in any order of its
 // members, without leaving its root.
 func FuzzTar(f *testing.F) {
-	f.Add(ended(dir("./"), dir("./etc/"), file("./etc/x", "data"), symlink("./l", "etc/x"), member{name: "./h", typ: '1', link: "./etc/x"}))
-	f.Add(ended(long('L', "./"+strings.Repeat("long/", 40)), file("x", "1"), long('K', strings.Repeat("up/", 60)), symlink("./y", "x")))
-	f.Add(ended(member{name: "b", magic: "ustar\x0000", prefix: "./a", data: "x"}, member{name: "c", magic: "v7", mtime: "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xf6"}))
-	f.Add(ended(file("./a/b", ""), symlink("./a", "/etc"), member{name: "../x"}, member{name: "x", typ: 'x', data: "11 size=99\n"}))
+	f.Add(byhand.WholeTar(byhand.Dir("./"), byhand.Dir("./etc/"), byhand.File("./etc/x", "data"), byhand.Symlink("./l", "etc/x"), byhand.TarMember{Name: "./h", Type: '1', Link: "./etc/x"}))
+	f.Add(byhand.WholeTar(byhand.Long('L', "./"+strings.Repeat("long/", 40)), byhand.File("x", "1"), byhand.Long('K', strings.Repeat("up/", 60)), byhand.Symlink("./y", "x")))
+	f.Add(byhand.WholeTar(byhand.TarMember{Name: "b", Magic: "ustar\x0000", Prefix: "./a", Data: "x"}, byhand.TarMember{Name: "c", Magic: "v7", MTime: "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xf6"}))
+	f.Add(byhand.WholeTar(byhand.File("./a/b", ""), byhand.Symlink("./a", "/etc"), byhand.TarMember{Name: "../x"}, byhand.TarMember{Name: "x", Type: 'x', Data: "11 size=99\n"}))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		// The fuzzer cannot guess checksums: they are made right for it.
 		b := bytes.Clone(data)
 		for at := 0; at+tarBlock <= len(b); at += tarBlock {
 			if h := b[at : at+tarBlock]; h[148] != 0 && !zero(h) {
-				seal(h)
+				byhand.Seal(h)
 			}
 		}
 		kinds := map[string]EntryType{}

@@ -23,24 +23,24 @@ import (
 // bench is what all attacks start from: a good repository with two packages, of
 // which one needs the other, and keys of every kind.
 type bench struct {
-	g    *signer
+	g    *lab.GnuPG
 	good *repo
 	pool map[string][]byte
 }
 
 func newBench(t *testing.T) *bench {
 	lab.Need(t, "gpg", "apt-ftparchive", "dpkg-deb")
-	g := newSigner(t)
+	g := lab.NewGnuPG(t)
 	never := time.Time{}
 	past := time.Now().AddDate(-3, 0, 0)
-	g.key(t, "good", "ed25519", "never", never)
-	g.key(t, "rsa", "rsa2048", "never", never)
-	g.key(t, "wrong", "ed25519", "never", never)
-	g.key(t, "weak", "rsa1024", "never", never)
-	g.key(t, "dsa", "dsa2048", "never", never)
-	g.key(t, "expired", "ed25519", "1y", past)
-	g.key(t, "future", "ed25519", "never", time.Now().AddDate(1, 0, 0))
-	g.key(t, "revoked", "ed25519", "never", never)
+	g.Key(t, never, "good", "ed25519", "sign,cert", "never")
+	g.Key(t, never, "rsa", "rsa2048", "sign,cert", "never")
+	g.Key(t, never, "wrong", "ed25519", "sign,cert", "never")
+	g.Key(t, never, "weak", "rsa1024", "sign,cert", "never")
+	g.Key(t, never, "dsa", "dsa2048", "sign,cert", "never")
+	g.Key(t, past, "expired", "ed25519", "sign,cert", "1y")
+	g.Key(t, time.Now().AddDate(1, 0, 0), "future", "ed25519", "sign,cert", "never")
+	g.Key(t, never, "revoked", "ed25519", "sign,cert", "never")
 	pool := map[string][]byte{
 		"pool/main/h/hello/hello_1.0-1_amd64.deb":     deb(t, "hello", "1.0-1", "amd64", "Depends: libhello (>= 1.0)\n"),
 		"pool/main/h/hello/libhello_1.0-1+b1_all.deb": deb(t, "libhello", "1.0-1+b1", "all", ""),
@@ -57,20 +57,8 @@ func newBench(t *testing.T) *bench {
 // that knows it.
 func (b *bench) revoke(t *testing.T) []byte {
 	t.Helper()
-	list := b.g.gpg(t, time.Time{}, nil, "--with-colons", "--list-keys", "revoked@test")
-	var fpr string
-	for line := range strings.Lines(string(list)) {
-		if f := strings.Split(line, ":"); f[0] == "fpr" && fpr == "" {
-			fpr = f[9]
-		}
-	}
-	cert, err := os.ReadFile(filepath.Join(b.g.home, "openpgp-revocs.d", fpr+".rev"))
-	require.NoError(t, err)
-	cert = bytes.Replace(cert, []byte(":-----BEGIN"), []byte("-----BEGIN"), 1)
-	ring := b.g.export(t, "revoked")
-	b.g.gpg(t, time.Time{}, cert, "--import")
-	_ = ring
-	return b.g.export(t, "revoked")
+	b.g.Run(t, time.Time{}, b.g.Revocation(t, b.g.Fingerprints(t, "revoked")[0]), "--import")
+	return b.g.Export(t, "revoked")
 }
 
 const hello = "pool/main/h/hello/hello_1.0-1_amd64.deb"
@@ -142,10 +130,10 @@ func TestAttacks(t *testing.T) {
 		// who signed
 		{name: "wrong key", setup: fields("wrong", nil), kind: ErrSignature, says: "no key of this source"},
 		{name: "expired key", setup: func(t *testing.T, b *bench, r *repo) {
-			r.files[r.inRelease()] = b.g.gpg(t, time.Now().AddDate(-3, 0, 1), r.files["dists/test/Release"], "--local-user", "expired@test", "--clearsign")
+			r.files[r.inRelease()] = b.g.Run(t, time.Now().AddDate(-3, 0, 1), r.files["dists/test/Release"], "--local-user", "expired@test", "--clearsign")
 		}, keys: []string{"expired"}, kind: ErrSignature, says: "expired"},
 		{name: "key from the future", setup: func(t *testing.T, b *bench, r *repo) {
-			r.files[r.inRelease()] = b.g.gpg(t, time.Now().AddDate(2, 0, 0), r.files["dists/test/Release"], "--local-user", "future@test", "--clearsign")
+			r.files[r.inRelease()] = b.g.Run(t, time.Now().AddDate(2, 0, 0), r.files["dists/test/Release"], "--local-user", "future@test", "--clearsign")
 		}, keys: []string{"future"}, kind: ErrSignature, says: "future"},
 		{name: "revoked key", setup: func(_ *testing.T, b *bench, r *repo) {
 			r.files[r.inRelease()] = b.good.files["revoked-inrelease"]
@@ -154,7 +142,7 @@ func TestAttacks(t *testing.T) {
 		{name: "DSA key", setup: fields("dsa", nil), keys: []string{"dsa"}, kind: ErrSignature},
 		{name: "SHA-1", setup: func(t *testing.T, _ *bench, r *repo) { r.sign(t, "rsa", "--digest-algo", "SHA1") }, keys: []string{"rsa"}, kind: ErrSignature, says: "SHA-1"},
 		{name: "signature from the future", setup: func(t *testing.T, b *bench, r *repo) {
-			r.files[r.inRelease()] = b.g.gpg(t, time.Now().AddDate(0, 0, 2), r.files["dists/test/Release"], "--local-user", "good@test", "--clearsign")
+			r.files[r.inRelease()] = b.g.Run(t, time.Now().AddDate(0, 0, 2), r.files["dists/test/Release"], "--local-user", "good@test", "--clearsign")
 		}, kind: ErrSignature, says: "future"},
 		{name: "expired signature", setup: func(t *testing.T, b *bench, r *repo) {
 			r.sign(t, "good", "--default-sig-expire", "seconds=1")
@@ -170,10 +158,10 @@ func TestAttacks(t *testing.T) {
 			return append(d[:i:i], beginSignature+"\n\n"+endSignature+"\n"...)
 		}), kind: ErrSignature},
 		{name: "detached signature in its place", setup: func(t *testing.T, b *bench, r *repo) {
-			r.files[r.inRelease()] = b.g.gpg(t, time.Time{}, r.files["dists/test/Release"], "--local-user", "good@test", "--armor", "--detach-sign")
+			r.files[r.inRelease()] = b.g.Run(t, time.Time{}, r.files["dists/test/Release"], "--local-user", "good@test", "--armor", "--detach-sign")
 		}, kind: ErrSignature},
 		{name: "signed but not clearsigned", setup: func(t *testing.T, b *bench, r *repo) {
-			r.files[r.inRelease()] = b.g.gpg(t, time.Time{}, r.files["dists/test/Release"], "--local-user", "good@test", "--armor", "--sign")
+			r.files[r.inRelease()] = b.g.Run(t, time.Time{}, r.files["dists/test/Release"], "--local-user", "good@test", "--armor", "--sign")
 		}, kind: ErrSignature},
 		{name: "text changed", setup: inRelease(func(d []byte) []byte {
 			return bytes.Replace(d, []byte("Codename: testing-codename"), []byte("Codename: testing-codenamf"), 1)

@@ -11,42 +11,33 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-)
 
-func fingerprintsOf(t *testing.T, g *signer, name string) []string {
-	t.Helper()
-	var list []string
-	for line := range strings.Lines(string(g.gpg(t, time.Time{}, nil, "--with-colons", "--list-keys", name+"@test"))) {
-		if f := strings.Split(line, ":"); f[0] == "fpr" {
-			list = append(list, f[9])
-		}
-	}
-	return list
-}
+	"github.com/jailup/jailup/internal/lab"
+)
 
 func TestSignedBy(t *testing.T) {
 	t.Parallel()
-	g := newSigner(t)
-	g.key(t, "one", "ed25519", "never", time.Time{})
-	g.key(t, "two", "rsa2048", "never", time.Time{})
-	g.key(t, "sub", "ed25519", "never", time.Time{})
-	sub := fingerprintsOf(t, g, "sub")[0]
-	g.gpg(t, time.Time{}, nil, "--quick-add-key", sub, "ed25519", "sign", "never")
-	both := fingerprintsOf(t, g, "sub")
+	g := lab.NewGnuPG(t)
+	g.Key(t, time.Time{}, "one", "ed25519", "sign,cert", "never")
+	g.Key(t, time.Time{}, "two", "rsa2048", "sign,cert", "never")
+	g.Key(t, time.Time{}, "sub", "ed25519", "sign,cert", "never")
+	sub := g.Fingerprints(t, "sub")[0]
+	g.Run(t, time.Time{}, nil, "--quick-add-key", sub, "ed25519", "sign", "never")
+	both := g.Fingerprints(t, "sub")
 	require.Len(t, both, 2)
 
 	text := []byte("Suite: s\nDate: x\n- a line with a dash\n\ttab\n\nend")
 	by := func(user string) []byte {
-		return g.gpg(t, time.Time{}, text, "--local-user", user, "--clearsign")
+		return g.Run(t, time.Time{}, text, "--local-user", user, "--clearsign")
 	}
 	signedOne, signedSub := by("one@test"), by(both[1]+"!")
-	signedTwice := g.gpg(t, time.Time{}, text, "--local-user", "one@test", "--local-user", "two@test", "--clearsign")
+	signedTwice := g.Run(t, time.Time{}, text, "--local-user", "one@test", "--local-user", "two@test", "--clearsign")
 	armored := func(names ...string) []byte {
 		args := []string{"--armor", "--export"}
 		for _, n := range names {
 			args = append(args, n+"@test")
 		}
-		return g.gpg(t, time.Time{}, nil, args...)
+		return g.Run(t, time.Time{}, nil, args...)
 	}
 	root := t.TempDir()
 	put := func(name string, data []byte) {
@@ -54,16 +45,16 @@ func TestSignedBy(t *testing.T) {
 		require.NoError(t, os.MkdirAll(filepath.Dir(p), 0o755))
 		require.NoError(t, os.WriteFile(p, data, 0o644))
 	}
-	put("etc/apt/trusted.gpg", g.export(t, "two"))
+	put("etc/apt/trusted.gpg", g.Export(t, "two"))
 	put("etc/apt/trusted.gpg.d/one.asc", armored("one"))
-	put("etc/apt/trusted.gpg.d/sub.gpg", g.export(t, "sub"))
+	put("etc/apt/trusted.gpg.d/sub.gpg", g.Export(t, "sub"))
 	put("etc/apt/trusted.gpg.d/broken.gpg", []byte("not a key"))
 	put("etc/apt/trusted.gpg.d/ignored.txt", []byte("not a key"))
-	put("k/one.gpg", g.export(t, "one"))
+	put("k/one.gpg", g.Export(t, "one"))
 	put("k/both.asc", append(armored("two"), armored("one")...))
 	put("k/empty.gpg", nil)
 	put("k/broken.gpg", []byte("not a key"))
-	one, two := fingerprintsOf(t, g, "one")[0], fingerprintsOf(t, g, "two")[0]
+	one, two := g.Fingerprints(t, "one")[0], g.Fingerprints(t, "two")[0]
 
 	for _, tc := range []struct {
 		name     string
@@ -116,12 +107,12 @@ func TestSignedBy(t *testing.T) {
 // the index.
 func TestKeySignedAgain(t *testing.T) {
 	t.Parallel()
-	g := newSigner(t)
+	g := lab.NewGnuPG(t)
 	longAgo := time.Now().AddDate(-2, 0, 0)
-	g.key(t, "old", "ed25519", "3y", longAgo)
-	signed := g.gpg(t, time.Now().AddDate(-1, 0, 0), []byte("text\n"), "--local-user", "old@test", "--clearsign")
-	g.gpg(t, time.Now().AddDate(0, 0, -1), nil, "--quick-set-expire", fingerprintsOf(t, g, "old")[0], "4y")
-	keys, err := parseKeys(g.gpg(t, time.Time{}, nil, "--export-options", "export-minimal", "--export", "old@test"))
+	g.Key(t, longAgo, "old", "ed25519", "sign,cert", "3y")
+	signed := g.Run(t, time.Now().AddDate(-1, 0, 0), []byte("text\n"), "--local-user", "old@test", "--clearsign")
+	g.Run(t, time.Now().AddDate(0, 0, -1), nil, "--quick-set-expire", g.Fingerprints(t, "old")[0], "4y")
+	keys, err := parseKeys(g.Run(t, time.Time{}, nil, "--export-options", "export-minimal", "--export", "old@test"))
 	require.NoError(t, err)
 	_, err = verifyClearsigned(signed, keyring{entities: keys}, time.Now())
 	require.NoError(t, err)
@@ -285,11 +276,11 @@ func TestPins(t *testing.T) {
 // the block, and the checksum must be right, as GnuPG has it.
 func TestSignatureBlockIsStrict(t *testing.T) {
 	t.Parallel()
-	g := newSigner(t)
-	g.key(t, "one", "ed25519", "never", time.Time{})
-	keys, err := parseKeys(g.export(t, "one"))
+	g := lab.NewGnuPG(t)
+	g.Key(t, time.Time{}, "one", "ed25519", "sign,cert", "never")
+	keys, err := parseKeys(g.Export(t, "one"))
 	require.NoError(t, err)
-	signed := string(g.gpg(t, time.Time{}, []byte("text\n"), "--local-user", "one@test", "--clearsign"))
+	signed := string(g.Run(t, time.Time{}, []byte("text\n"), "--local-user", "one@test", "--clearsign"))
 	ring, now := keyring{entities: keys}, time.Now().Add(time.Second)
 	_, err = verifyClearsigned([]byte(signed), ring, now)
 	require.NoError(t, err)

@@ -2,7 +2,6 @@ package source
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -19,76 +18,10 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"github.com/ulikunitz/xz"
 
 	"github.com/jailup/jailup/internal/lab"
+	"github.com/jailup/jailup/internal/lab/byhand"
 )
-
-// signer is a GnuPG home with the keys of a test.
-type signer struct {
-	home string
-	mu   sync.Mutex
-}
-
-// newSigner makes an empty home. Its path is short, for the agent's socket lies
-// in it.
-func newSigner(t testing.TB) *signer {
-	t.Helper()
-	lab.Need(t, "gpg", "gpgconf")
-	home, err := os.MkdirTemp("", "g")
-	require.NoError(t, err)
-	g := &signer{home: home}
-	t.Cleanup(func() {
-		_ = g.cmd("gpgconf", "--kill", "all").Run()
-		require.NoError(t, os.RemoveAll(home))
-	})
-	return g
-}
-
-func (g *signer) cmd(name string, args ...string) *exec.Cmd {
-	cmd := exec.Command(name, args...)
-	cmd.Env = append(os.Environ(), "GNUPGHOME="+g.home, "LC_ALL=C")
-	return cmd
-}
-
-// gpg runs GnuPG without a terminal, at a time of choice if at is not zero.
-func (g *signer) gpg(t testing.TB, at time.Time, in []byte, args ...string) []byte {
-	t.Helper()
-	all := []string{"--batch", "--yes", "--quiet", "--no-tty", "--passphrase", "", "--pinentry-mode", "loopback", "--trust-model", "always"}
-	if !at.IsZero() {
-		all = append(all, "--faked-system-time", at.UTC().Format("20060102T150405")+"!")
-	}
-	cmd := g.cmd("gpg", append(all, args...)...)
-	cmd.Stdin = bytes.NewReader(in)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	require.NoError(t, err, "gpg %v: %s", args, &stderr)
-	return out
-}
-
-// key makes a key pair that can sign; expire as --quick-gen-key takes it.
-func (g *signer) key(t testing.TB, name, algo, expire string, at time.Time) {
-	t.Helper()
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.gpg(t, at, nil, "--quick-gen-key", name+" <"+name+"@test>", algo, "sign,cert", expire)
-}
-
-func (g *signer) export(t testing.TB, names ...string) []byte {
-	t.Helper()
-	args := []string{"--export"}
-	for _, n := range names {
-		args = append(args, n+"@test")
-	}
-	return g.gpg(t, time.Time{}, nil, args...)
-}
-
-// clearsign signs a text as `name`, with more options of gpg.
-func (g *signer) clearsign(t testing.TB, name string, text []byte, opts ...string) []byte {
-	t.Helper()
-	return g.gpg(t, time.Time{}, text, append(opts, "--local-user", name+"@test", "--clearsign")...)
-}
 
 // deb builds a package of one small file; control holds more fields.
 func deb(t testing.TB, name, version, arch, control string) []byte {
@@ -112,7 +45,7 @@ func deb(t testing.TB, name, version, arch, control string) []byte {
 
 // repo is a repository in memory: what the mirror serves.
 type repo struct {
-	g     *signer
+	g     *lab.GnuPG
 	suite string
 	files map[string][]byte
 	hooks map[string]http.HandlerFunc // by path, before the files
@@ -122,7 +55,7 @@ type repo struct {
 }
 
 // newRepo makes a real repository with apt-ftparchive: pool files by their path.
-func newRepo(t testing.TB, g *signer, suite, codename string, pool map[string][]byte) *repo {
+func newRepo(t testing.TB, g *lab.GnuPG, suite, codename string, pool map[string][]byte) *repo {
 	t.Helper()
 	lab.Need(t, "apt-ftparchive")
 	r := &repo{g: g, suite: suite, files: map[string][]byte{}, hooks: map[string]http.HandlerFunc{}}
@@ -154,17 +87,9 @@ func (r *repo) indexPath() string { return "dists/" + r.suite + "/main/binary-am
 
 func (r *repo) setPackages(t testing.TB, packages []byte) {
 	t.Helper()
-	var gz, x bytes.Buffer
-	w := gzip.NewWriter(&gz)
-	_, _ = w.Write(packages)
-	require.NoError(t, w.Close())
-	xw, err := xz.WriterConfig{DictCap: 1 << 20}.NewWriter(&x)
-	require.NoError(t, err)
-	_, _ = xw.Write(packages)
-	require.NoError(t, xw.Close())
-	r.files[r.indexPath()] = packages
-	r.files[r.indexPath()+".gz"] = gz.Bytes()
-	r.files[r.indexPath()+".xz"] = x.Bytes()
+	for _, ext := range []string{"", ".gz", ".xz"} {
+		r.files[r.indexPath()+ext] = byhand.Pack(t, ext, packages)
+	}
 }
 
 // release writes the Release file over the indices that are there, and adds or
@@ -209,7 +134,7 @@ func (r *repo) release(t testing.TB, suite, codename string, fields map[string]s
 // sign puts a signed index of the Release file in its place.
 func (r *repo) sign(t testing.TB, key string, opts ...string) {
 	t.Helper()
-	r.files["dists/"+r.suite+"/InRelease"] = r.g.clearsign(t, key, r.files["dists/"+r.suite+"/Release"], opts...)
+	r.files["dists/"+r.suite+"/InRelease"] = r.g.Clearsign(t, time.Time{}, key, r.files["dists/"+r.suite+"/Release"], opts...)
 }
 
 func (r *repo) inRelease() string { return "dists/" + r.suite + "/InRelease" }
@@ -260,11 +185,11 @@ type client struct {
 	dir string
 }
 
-func newClientDir(t testing.TB, g *signer, url, suite string, keys ...string) *client {
+func newClientDir(t testing.TB, g *lab.GnuPG, url, suite string, keys ...string) *client {
 	t.Helper()
 	c := &client{dir: t.TempDir()}
 	ring := filepath.Join(c.dir, "ring.gpg")
-	require.NoError(t, os.WriteFile(ring, g.export(t, keys...), 0o644))
+	require.NoError(t, os.WriteFile(ring, g.Export(t, keys...), 0o644))
 	c.o = AptOptions{
 		SourcesFiles: []string{filepath.Join(c.dir, "test.list")}, Arch: "amd64", HTTP: quick(),
 		CacheDir: filepath.Join(c.dir, "cache"), StateDir: filepath.Join(c.dir, "state"),

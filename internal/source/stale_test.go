@@ -12,12 +12,14 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/jailup/jailup/internal/lab"
 )
 
 // twoDays is a repository as it was on two days.
-func twoDays(t *testing.T) (g *signer, older, newer *repo) {
-	g = newSigner(t)
-	g.key(t, "good", "ed25519", "never", time.Time{})
+func twoDays(t *testing.T) (g *lab.GnuPG, older, newer *repo) {
+	g = lab.NewGnuPG(t)
+	g.Key(t, time.Time{}, "good", "ed25519", "sign,cert", "never")
 	day := func(v string, at time.Time) *repo {
 		r := newRepo(t, g, "test", "test", map[string][]byte{"pool/hello.deb": deb(t, "hello", v, "amd64", "")})
 		r.release(t, "test", "test", map[string]string{
