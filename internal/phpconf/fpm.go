@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jailup/jailup/internal/conferr"
 	"github.com/jailup/jailup/internal/jail"
 )
 
@@ -156,7 +157,7 @@ func (r *fpmReader) line(file string, line int, text string) (include string, er
 			if strings.HasPrefix(st.name, "#") {
 				hint = "; a comment begins with ;"
 			}
-			return refuse(show(st.name) + " has no value" + hint)
+			return refuse(conferr.Show(st.name) + " has no value" + hint)
 		case stEntry:
 			if st.name == "include" {
 				include = st.value
@@ -180,10 +181,10 @@ func (r *fpmReader) line(file string, line int, text string) (include string, er
 
 func (r *fpmReader) include(file string, line int, pattern string) error {
 	pattern = under(fpmPrefix, pattern)
-	at := fmt.Sprintf("%s:%d: include %s", show(file), line, show(pattern))
+	at := fmt.Sprintf("%s:%d: include %s", conferr.Show(file), line, conferr.Show(pattern))
 	names, err := glob(r.fsys, pattern)
 	if err != nil {
-		return fmt.Errorf("%s: %s", at, reason(err))
+		return fmt.Errorf("%s: %s", at, conferr.Reason(err))
 	}
 	read := 0
 	for _, name := range names {
@@ -295,7 +296,7 @@ func (r *fpmReader) element(file string, line int, st statement) error {
 		case "":
 			d.Value = "0"
 		default:
-			return fmt.Errorf("%s is neither on nor off", show(st.value))
+			return fmt.Errorf("%s is neither on nor off", conferr.Show(st.value))
 		}
 	case "env":
 		r.passes(st.value)

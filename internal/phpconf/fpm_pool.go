@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/jailup/jailup/internal/conferr"
 )
 
 // expandPool puts the pool's name in the place of $pool. A name that holds
@@ -28,7 +30,7 @@ func seconds(value string) (time.Duration, error) {
 		}
 	}
 	if digits == value && (value == "" || !isDigit(value[len(value)-1])) {
-		return 0, fmt.Errorf("%s is no time", show(value))
+		return 0, fmt.Errorf("%s is no time", conferr.Show(value))
 	}
 	return time.Duration(number(digits)) * unit, nil
 }

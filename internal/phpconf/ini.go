@@ -6,6 +6,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/jailup/jailup/internal/conferr"
 )
 
 // Extension is a shared object that PHP loads when it starts.
@@ -88,10 +90,10 @@ func (r *iniReader) all(main, scanDir string) error {
 			continue
 		}
 		if err != nil {
-			return &readError{file: dir, cause: err}
+			return &conferr.ReadError{File: dir, Cause: err}
 		}
 		if len(names) > maxNames {
-			return fmt.Errorf("%s has more than %d entries", show(dir), maxNames)
+			return fmt.Errorf("%s has more than %d entries", conferr.Show(dir), maxNames)
 		}
 		names = slices.Clone(names)
 		slices.Sort(names)
@@ -119,7 +121,7 @@ func (r *iniReader) file(name string) error {
 	special, scoped := false, false
 	fault, err := parseIni(data, r.variable, r.constant, func(st statement) error {
 		if err := r.count(st); err != nil {
-			return fmt.Errorf("%s: %w", show(name), err)
+			return fmt.Errorf("%s: %w", conferr.Show(name), err)
 		}
 		d := Directive{Name: st.name, Value: st.value, File: name, Line: st.line}
 		switch st.kind {

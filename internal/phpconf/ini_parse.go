@@ -3,6 +3,8 @@ package phpconf
 import (
 	"strconv"
 	"strings"
+
+	"github.com/jailup/jailup/internal/conferr"
 )
 
 // statement is one thing that an ini file says.
@@ -98,7 +100,7 @@ func (p *parser) unexpected() string {
 	case tokNewline:
 		return "unexpected end of line"
 	}
-	return "unexpected " + show(p.tok.text)
+	return "unexpected " + conferr.Show(p.tok.text)
 }
 
 // statement reads one; there is one, or a fault.

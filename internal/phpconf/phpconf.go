@@ -16,10 +16,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"strconv"
 	"syscall"
 
-	"github.com/jailup/jailup/internal/event"
+	"github.com/jailup/jailup/internal/conferr"
 	"github.com/jailup/jailup/internal/jail"
 )
 
@@ -54,54 +53,13 @@ type Directive struct {
 }
 
 // SyntaxError is a fault in a configuration file. Its text is safe to show.
-type SyntaxError struct {
-	File string
-	Line int
-	Msg  string
-}
-
-func (e *SyntaxError) Error() string {
-	return fmt.Sprintf("%s:%d: %s", show(e.File), e.Line, e.Msg)
-}
-
-// readError is a file that cannot be read. The names in it come from the
-// jail, so its text is made safe to show, and the cause is kept.
-type readError struct {
-	file  string
-	cause error
-}
-
-func (e *readError) Error() string { return show(e.file) + ": " + reason(e.cause) }
-func (e *readError) Unwrap() error { return e.cause }
-
-// reason is the text of an error without the path, which the message has.
-func reason(err error) string {
-	var p *fs.PathError
-	if errors.As(err, &p) {
-		err = p.Err
-	}
-	return event.Clean(err.Error(), 300)
-}
+type SyntaxError = conferr.SyntaxError
 
 // notThere tells what PHP passes over in silence: no file, a link to nowhere
 // or in a circle, a folder.
 func notThere(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) ||
 		errors.Is(err, syscall.ELOOP) || errors.Is(err, jail.ErrNotRegular)
-}
-
-// show makes a string from a jail fit for a message: bounded, and quoted
-// where it holds anything but plain text.
-func show(s string) string {
-	const max = 200
-	if len(s) > max {
-		s = s[:max] + "..."
-	}
-	q := strconv.QuoteToASCII(s)
-	if q == `"`+s+`"` && s != "" {
-		return s
-	}
-	return q
 }
 
 // reader is what reading php.ini and reading php-fpm.conf share.
@@ -120,10 +78,10 @@ func (r *reader) read(name string) ([]byte, error) {
 	}
 	data, err := r.fsys.ReadFile(name, maxFile)
 	if err != nil {
-		return nil, &readError{file: name, cause: err}
+		return nil, &conferr.ReadError{File: name, Cause: err}
 	}
 	if r.total += int64(len(data)); r.total > maxTotal {
-		return nil, fmt.Errorf("%s: the configuration is larger than %d MiB", show(name), maxTotal>>20)
+		return nil, fmt.Errorf("%s: the configuration is larger than %d MiB", conferr.Show(name), maxTotal>>20)
 	}
 	return data, nil
 }

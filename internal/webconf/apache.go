@@ -5,6 +5,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/jailup/jailup/internal/conferr"
 )
 
 // Apache is a configuration of httpd, read with all that it includes.
@@ -65,7 +67,7 @@ func readApache(files FS, main string, o ApacheOptions, done func(*apacheReader)
 		root = path.Dir(main)
 	}
 	if !path.IsAbs(root) {
-		return nil, fmt.Errorf("cannot read the configuration of apache: %s is not absolute", show(root))
+		return nil, fmt.Errorf("cannot read the configuration of apache: %s is not absolute", conferr.Show(root))
 	}
 	root = path.Clean(root)
 	r := &apacheReader{
@@ -115,12 +117,12 @@ func (a *Apache) dubious(r *apacheReader) {
 		switch {
 		case d.named("Listen"):
 			if _, ok := apacheListen(d); !ok {
-				r.warn(at, "the address "+show(d.Arg(0))+" is not one to listen on")
+				r.warn(at, "the address "+conferr.Show(d.Arg(0))+" is not one to listen on")
 			}
 		case d.section("VirtualHost"):
 			for _, arg := range d.Args {
 				if _, ok := parseVHostAddr(arg); !ok {
-					r.warn(at, "the address "+show(arg)+" is not one of a virtual host")
+					r.warn(at, "the address "+conferr.Show(arg)+" is not one of a virtual host")
 				}
 			}
 		}

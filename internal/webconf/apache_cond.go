@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/jailup/jailup/internal/conferr"
 )
 
 // condition is the test of a section that is decided while it is read, nil
@@ -26,7 +28,7 @@ func (r *apacheReader) condition(name string) func(args []string, at position) (
 		return simple(func(arg string, at position) (bool, error) {
 			ok, err := r.exists(r.underRoot(arg))
 			if err != nil {
-				return false, at.fault("%s", reason(err))
+				return false, at.fault("%s", conferr.Reason(err))
 			}
 			return ok, nil
 		})
@@ -35,7 +37,7 @@ func (r *apacheReader) condition(name string) func(args []string, at position) (
 	case "ifdirective", "ifsection":
 		// Which directives a module brings is known to the module alone.
 		return func(args []string, at position) (bool, error) {
-			r.warn(at, "<"+name+" "+show(args[0])+"> is taken to hold")
+			r.warn(at, "<"+name+" "+conferr.Show(args[0])+"> is taken to hold")
 			return true, nil
 		}
 	}
@@ -58,7 +60,7 @@ func (r *apacheReader) ifVersion(args []string, at position) (bool, error) {
 		holds, known = seriesIs(op, want)
 	}
 	if !known {
-		r.warn(at, "<IfVersion "+show(strings.Join(args, " "))+"> is taken to hold")
+		r.warn(at, "<IfVersion "+conferr.Show(strings.Join(args, " "))+"> is taken to hold")
 		return true, nil
 	}
 	return holds != not, nil

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"github.com/jailup/jailup/internal/conferr"
 )
 
 var (
@@ -58,7 +60,7 @@ type includeError struct {
 }
 
 func (e *includeError) Error() string {
-	return fmt.Sprintf("%s:%d: %s: %s", show(e.at.file), e.at.line, show(e.name), e.cause)
+	return fmt.Sprintf("%s:%d: %s: %s", conferr.Show(e.at.file), e.at.line, conferr.Show(e.name), e.cause)
 }
 func (e *includeError) Unwrap() error { return e.cause }
 
@@ -106,8 +108,8 @@ func gone(err error) bool {
 
 func (r *apacheReader) includePath(name string, optional bool, depth int) ([]*Directive, error) {
 	list, err := r.file(name)
-	var unread *readError
-	if err == nil || !errors.As(err, &unread) || unread.file != name {
+	var unread *conferr.ReadError
+	if err == nil || !errors.As(err, &unread) || unread.File != name {
 		return list, err
 	}
 	names, derr := r.readDir(name)
@@ -118,7 +120,7 @@ func (r *apacheReader) includePath(name string, optional bool, depth int) ([]*Di
 		return nil, err
 	}
 	if depth >= maxIncludeDirs {
-		return nil, &readError{file: name, cause: errTooDeep}
+		return nil, &conferr.ReadError{File: name, Cause: errTooDeep}
 	}
 	var all []*Directive
 	for _, n := range names {
@@ -146,7 +148,7 @@ func (r *apacheReader) includeGlob(dir, pattern string, optional bool) ([]*Direc
 		if optional && gone(err) {
 			return nil, nil
 		}
-		return nil, &readError{file: dir, cause: err}
+		return nil, &conferr.ReadError{File: dir, Cause: err}
 	}
 	goPart := strings.ReplaceAll(part, "[!", "[^")
 	found := false
@@ -176,7 +178,7 @@ func (r *apacheReader) includeGlob(dir, pattern string, optional bool) ([]*Direc
 		all = append(all, more...)
 	}
 	if !found && !optional {
-		return nil, &readError{file: dir + "/" + part, cause: errNoMatch}
+		return nil, &conferr.ReadError{File: dir + "/" + part, Cause: errNoMatch}
 	}
 	return all, nil
 }

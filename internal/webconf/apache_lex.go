@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"strings"
+
+	"github.com/jailup/jailup/internal/conferr"
 )
 
 // The language of httpd's configuration, as observed from the server: a
@@ -165,7 +167,7 @@ func (r *apacheReader) resolve(line string, at position) (string, error) {
 			value = "${" + name + "}"
 			// With a colon it is a map of mod_rewrite.
 			if !strings.Contains(name, ":") {
-				r.warn(at, fmt.Sprintf("the variable %s is not defined", show(name)))
+				r.warn(at, fmt.Sprintf("the variable %s is not defined", conferr.Show(name)))
 			}
 		}
 		b.WriteString(value)

@@ -3,6 +3,8 @@ package webconf
 import (
 	"slices"
 	"strings"
+
+	"github.com/jailup/jailup/internal/conferr"
 )
 
 // apacheMacro is a section of mod_macro: lines that a later Use brings in,
@@ -19,13 +21,13 @@ func (r *apacheReader) define(src *apacheSource, args []string, at position) err
 		return at.fault("<Macro> without a name")
 	}
 	if slices.Contains(args, "") {
-		return at.fault("<Macro %s> has a parameter without a name", show(args[0]))
+		return at.fault("<Macro %s> has a parameter without a name", conferr.Show(args[0]))
 	}
 	m := &apacheMacro{params: args[1:], file: src.file}
 	for depth := 1; ; {
 		l, ok := src.next()
 		if !ok {
-			return at.fault("<Macro %s> is not closed", show(args[0]))
+			return at.fault("<Macro %s> is not closed", conferr.Show(args[0]))
 		}
 		word, _ := cutWord(l.text)
 		switch word = strings.ToLower(strings.TrimSuffix(word, ">")); word {
@@ -49,11 +51,11 @@ func (r *apacheReader) use(args []string, at position) ([]*Directive, error) {
 	m := r.macros[name]
 	switch {
 	case m == nil:
-		return nil, at.fault("the macro %s is not defined", show(args[0]))
+		return nil, at.fault("the macro %s is not defined", conferr.Show(args[0]))
 	case len(args)-1 != len(m.params):
-		return nil, at.fault("the macro %s wants %d arguments, not %d", show(args[0]), len(m.params), len(args)-1)
+		return nil, at.fault("the macro %s wants %d arguments, not %d", conferr.Show(args[0]), len(m.params), len(args)-1)
 	case slices.Contains(r.using, name):
-		return nil, at.fault("the macro %s uses itself", show(args[0]))
+		return nil, at.fault("the macro %s uses itself", conferr.Show(args[0]))
 	case r.nested >= maxApacheIncludes:
 		return nil, at.fault("more than %d macros and files in one another", maxApacheIncludes)
 	}

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"path"
 	"strings"
+
+	"github.com/jailup/jailup/internal/conferr"
 )
 
 // apacheReader does what httpd does while it reads: conditions, inclusions,
@@ -91,18 +93,18 @@ func (r *apacheReader) given(lines []string) ([]*Directive, error) {
 func (r *apacheReader) file(name string) ([]*Directive, error) {
 	r.reads++
 	if r.reads > maxFiles {
-		return nil, &readError{file: name, cause: errTooManyFiles}
+		return nil, &conferr.ReadError{File: name, Cause: errTooManyFiles}
 	}
 	if name == "/dev/null" {
 		return nil, nil // httpd lets this device pass for an empty file
 	}
 	data, err := r.fsys.ReadFile(name, maxFile)
 	if err != nil {
-		return nil, &readError{file: name, cause: err}
+		return nil, &conferr.ReadError{File: name, Cause: err}
 	}
 	r.bytes += int64(len(data))
 	if r.bytes > maxTotal {
-		return nil, &readError{file: name, cause: errTooLarge}
+		return nil, &conferr.ReadError{File: name, Cause: errTooLarge}
 	}
 	if !r.seen[name] {
 		r.seen[name] = true
@@ -171,10 +173,10 @@ func (r *apacheReader) unclosed(src *apacheSource, in apacheSection) error {
 		return nil
 	}
 	if in.condition {
-		r.warn(at, "<"+show(in.name)+"> is not closed")
+		r.warn(at, "<"+conferr.Show(in.name)+"> is not closed")
 		return nil
 	}
-	return at.fault("<%s> is not closed", show(in.name))
+	return at.fault("<%s> is not closed", conferr.Show(in.name))
 }
 
 // closes checks a closing tag against the section that is open.
@@ -182,11 +184,11 @@ func closes(tag string, in apacheSection, at position) error {
 	name, ok := strings.CutSuffix(tag[2:], ">")
 	switch {
 	case !ok:
-		return at.fault("%s has no closing >", show(tag))
+		return at.fault("%s has no closing >", conferr.Show(tag))
 	case in.name == "":
-		return at.fault("%s without an open section", show(tag))
+		return at.fault("%s without an open section", conferr.Show(tag))
 	case !strings.EqualFold(name, in.name):
-		return at.fault("%s where </%s> is due", show(tag), show(in.name))
+		return at.fault("%s where </%s> is due", conferr.Show(tag), conferr.Show(in.name))
 	}
 	return nil
 }
@@ -199,7 +201,7 @@ func (r *apacheReader) section(src *apacheSource, name, rest string, at position
 	} else {
 		end := strings.LastIndexByte(rest, '>')
 		if end < 0 {
-			return nil, at.fault("<%s has no closing >", show(name))
+			return nil, at.fault("<%s has no closing >", conferr.Show(name))
 		}
 		inside = rest[:end]
 	}
@@ -215,7 +217,7 @@ func (r *apacheReader) section(src *apacheSource, name, rest string, at position
 	}
 	if test := r.condition(name); test != nil {
 		if len(args) == 0 || args[0] == "" {
-			return nil, at.fault("<%s> without an argument", show(name))
+			return nil, at.fault("<%s> without an argument", conferr.Show(name))
 		}
 		holds, err := test(args, at)
 		if err != nil {
@@ -239,7 +241,7 @@ func (r *apacheReader) skip(src *apacheSource, name string, at position) error {
 		in := open[len(open)-1]
 		l, ok := src.next()
 		if !ok {
-			return position{src.file, in.line}.fault("<%s> is not closed", show(in.name))
+			return position{src.file, in.line}.fault("<%s> is not closed", conferr.Show(in.name))
 		}
 		if l.text[0] != '<' {
 			continue

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"path"
 	"strings"
+
+	"github.com/jailup/jailup/internal/conferr"
 )
 
 // Bounds of ReadEnvVars: bytes of the file, and about those of one value.
@@ -24,7 +26,7 @@ const (
 func ReadEnvVars(files FS, name string) (map[string]string, error) {
 	data, err := files.ReadFile(name, maxEnvVars)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read the environment of apache: %w", &readError{file: name, cause: err})
+		return nil, fmt.Errorf("cannot read the environment of apache: %w", &conferr.ReadError{File: name, Cause: err})
 	}
 	sh := &shell{
 		vars:     map[string]string{"APACHE_CONFDIR": path.Dir(path.Clean(name))},

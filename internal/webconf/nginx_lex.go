@@ -3,6 +3,8 @@ package webconf
 import (
 	"bytes"
 	"strings"
+
+	"github.com/jailup/jailup/internal/conferr"
 )
 
 // The tokens of nginx's configuration language. Its rules, as observed from
@@ -109,7 +111,7 @@ func (l *lexer) quoted(quote byte) (string, string) {
 			l.pos = i + 1
 			if l.pos < len(l.data) {
 				if n := l.data[l.pos]; !blank(n) && n != ';' && n != '{' && n != ')' {
-					return "", "unexpected " + show(string(n)) + " after a closing quote"
+					return "", "unexpected " + conferr.Show(string(n)) + " after a closing quote"
 				}
 			}
 			return unescape(l.data[start:i]), ""

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"github.com/jailup/jailup/internal/conferr"
 )
 
 // Nginx is a configuration of nginx, read with all that it includes.
@@ -44,11 +46,11 @@ const commandLine = "the command line"
 // command line (-g): they count as written before those of the main file.
 func ReadNginxGiven(fsys FS, conf, prefix string, given []string) (*Nginx, error) {
 	if !path.IsAbs(prefix) && prefix != "" {
-		return nil, fmt.Errorf("cannot read the configuration of nginx: prefix %s is not absolute", show(prefix))
+		return nil, fmt.Errorf("cannot read the configuration of nginx: prefix %s is not absolute", conferr.Show(prefix))
 	}
 	if !path.IsAbs(conf) {
 		if prefix == "" {
-			return nil, fmt.Errorf("cannot read the configuration of nginx: %s is not absolute", show(conf))
+			return nil, fmt.Errorf("cannot read the configuration of nginx: %s is not absolute", conferr.Show(conf))
 		}
 		conf = path.Join(prefix, conf)
 	}
@@ -116,11 +118,11 @@ func (r *nginxReader) file(name string, drop bool) ([]*Directive, error) {
 	}
 	data, err := r.fsys.ReadFile(name, maxFile)
 	if err != nil {
-		return nil, &readError{file: name, cause: err}
+		return nil, &conferr.ReadError{File: name, Cause: err}
 	}
 	r.bytes += int64(len(data))
 	if r.bytes > maxTotal {
-		return nil, fmt.Errorf("%s: the configuration is larger than %d MiB", show(name), maxTotal>>20)
+		return nil, fmt.Errorf("%s: the configuration is larger than %d MiB", conferr.Show(name), maxTotal>>20)
 	}
 	if !r.seen[name] {
 		r.seen[name] = true
@@ -187,7 +189,7 @@ func (r *nginxReader) directive(l *lexer, file string) (*Directive, tokenKind, e
 				continue
 			}
 			if len(d.Args) >= maxArgs {
-				return nil, 0, position{file, d.Line}.fault("%s has more than %d arguments", show(d.Name), maxArgs)
+				return nil, 0, position{file, d.Line}.fault("%s has more than %d arguments", conferr.Show(d.Name), maxArgs)
 			}
 			d.Args = append(d.Args, t.text)
 		case tokEnd, tokOpen:
@@ -202,12 +204,12 @@ func (r *nginxReader) directive(l *lexer, file string) (*Directive, tokenKind, e
 			return d, t.kind, nil
 		case tokClose:
 			if d != nil {
-				return nil, 0, position{file, t.line}.fault(`unexpected "}" after %s`, show(d.Name))
+				return nil, 0, position{file, t.line}.fault(`unexpected "}" after %s`, conferr.Show(d.Name))
 			}
 			return nil, tokClose, nil
 		case tokEOF:
 			if d != nil {
-				return nil, 0, position{file, t.line}.fault("unexpected end of file after %s", show(d.Name))
+				return nil, 0, position{file, t.line}.fault("unexpected end of file after %s", conferr.Show(d.Name))
 			}
 			return nil, tokEOF, nil
 		}
@@ -219,7 +221,7 @@ func (r *nginxReader) body(l *lexer, d *Directive, drop bool) error {
 	at := position{d.File, d.Line}
 	if strings.HasSuffix(d.Name, "_by_lua_block") {
 		if !l.skipLua() {
-			return at.fault("the block of %s is not closed", show(d.Name))
+			return at.fault("the block of %s is not closed", conferr.Show(d.Name))
 		}
 		return nil
 	}
@@ -233,7 +235,7 @@ func (r *nginxReader) body(l *lexer, d *Directive, drop bool) error {
 		return err
 	}
 	if !closed {
-		return at.fault("the block of %s is not closed", show(d.Name))
+		return at.fault("the block of %s is not closed", conferr.Show(d.Name))
 	}
 	d.Block = inner
 	return nil
@@ -253,7 +255,7 @@ func (r *nginxReader) include(d *Directive, drop bool) ([]*Directive, error) {
 	}
 	pattern := d.Args[0]
 	if pattern == "" || strings.IndexByte(pattern, 0) >= 0 {
-		return nil, at.fault("include of %s", show(pattern))
+		return nil, at.fault("include of %s", conferr.Show(pattern))
 	}
 	if !path.IsAbs(pattern) {
 		pattern = r.confDir + "/" + pattern
@@ -262,13 +264,13 @@ func (r *nginxReader) include(d *Directive, drop bool) ([]*Directive, error) {
 	if strings.ContainsAny(pattern, "*?[") {
 		var err error
 		if names, err = r.glob(path.Clean(pattern)); err != nil {
-			return nil, at.fault("include %s: %s", show(d.Args[0]), reason(err))
+			return nil, at.fault("include %s: %s", conferr.Show(d.Args[0]), conferr.Reason(err))
 		}
 	}
 	var all []*Directive
 	for _, name := range names {
 		if slices.Contains(r.stack, name) {
-			return nil, at.fault("%s includes itself", show(name))
+			return nil, at.fault("%s includes itself", conferr.Show(name))
 		}
 		list, err := r.file(name, drop)
 		if err != nil {
@@ -276,7 +278,7 @@ func (r *nginxReader) include(d *Directive, drop bool) ([]*Directive, error) {
 			if errors.As(err, &syntax) {
 				return nil, err
 			}
-			return nil, fmt.Errorf("%s:%d: include: %w", show(d.File), d.Line, err)
+			return nil, fmt.Errorf("%s:%d: include: %w", conferr.Show(d.File), d.Line, err)
 		}
 		all = append(all, list...)
 	}

@@ -10,14 +10,7 @@
 // Strings come out as they stand in the files. Whoever shows them cleans them.
 package webconf
 
-import (
-	"errors"
-	"fmt"
-	"io/fs"
-	"strconv"
-
-	"github.com/jailup/jailup/internal/event"
-)
+import "github.com/jailup/jailup/internal/conferr"
 
 // FS is what a reader needs of a jail. Paths are absolute slash paths as the
 // jail sees them; links are followed as the jail would follow them.
@@ -72,46 +65,4 @@ func (d *Directive) Arg(i int) string {
 func (d *Directive) is(name string) bool { return !d.IsBlock && d.Name == name }
 
 // SyntaxError is a fault in a configuration file. Its text is safe to show.
-type SyntaxError struct {
-	File string
-	Line int
-	Msg  string
-}
-
-func (e *SyntaxError) Error() string {
-	return fmt.Sprintf("%s:%d: %s", show(e.File), e.Line, e.Msg)
-}
-
-// readError is a file that cannot be read. The names in it come from the
-// jail, so its text is made safe to show, and the cause is kept.
-type readError struct {
-	file  string
-	cause error
-}
-
-func (e *readError) Error() string { return show(e.file) + ": " + reason(e.cause) }
-func (e *readError) Unwrap() error { return e.cause }
-
-// reason is the text of an FS's error without the path, which the message
-// has already.
-func reason(err error) string {
-	var p *fs.PathError
-	if errors.As(err, &p) {
-		err = p.Err
-	}
-	return event.Clean(err.Error(), 300)
-}
-
-// show makes a string from a jail fit for a message: bounded, and quoted
-// where it holds anything but plain text.
-func show(s string) string {
-	const max = 200
-	if len(s) > max {
-		s = s[:max] + "..."
-	}
-	q := strconv.QuoteToASCII(s)
-	if q == `"`+s+`"` && s != "" {
-		return s
-	}
-	return q
-}
+type SyntaxError = conferr.SyntaxError
