@@ -32,7 +32,7 @@ func (s *session) guardian(units []string) (*guard.Guardian, error) {
 	if s.a.config != "" {
 		args = append(args, "--config", s.a.config)
 	}
-	if guard.Booted() && (!sys.FaultPoints || os.Getenv("JAILUP_FAULT_HOLD") != "off") { // off: what a test must notice
+	if guard.Booted() {
 		args = append(args, "--hold")
 		for _, u := range units {
 			args = append(args, "--unit", u)

@@ -93,7 +93,7 @@ func Loop(t testing.TB, fstype string, sizeMB int, more ...string) string {
 	if os.Getenv(privateMark) == "" {
 		t.Fatal("lab.Loop needs lab.InPrivateMounts first")
 	}
-	holdSlot(t)
+	t.Cleanup(takeSlot(t))
 	var args []string
 	switch fstype {
 	case "ext4":
@@ -131,8 +131,9 @@ func Loop(t testing.TB, fstype string, sizeMB int, more ...string) string {
 	return at
 }
 
-// holdSlot waits until fewer than loopSlots tests use loop devices.
-func holdSlot(t testing.TB) {
+// takeSlot waits until fewer than loopSlots tests use loop devices. Released, the
+// slot is another's.
+func takeSlot(t testing.TB) (release func()) {
 	t.Helper()
 	for deadline := time.Now().Add(3 * time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		for n := range int64(loopSlots) {
@@ -141,12 +142,12 @@ func holdSlot(t testing.TB) {
 				t.Fatalf("cannot reserve a loop device: %v", err)
 			}
 			if free {
-				t.Cleanup(func() { f.Close() })
-				return
+				return func() { f.Close() }
 			}
 		}
 	}
 	t.Fatal("no loop device became free within 3 minutes")
+	return nil
 }
 
 func mountImage(image, at, fstype string) error {

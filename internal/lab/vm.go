@@ -251,7 +251,25 @@ func (v *VM) kill() {
 // with the folder. It belongs into a private mount namespace.
 func (v *VM) Look(do func(root string)) {
 	v.t.Helper()
-	image, at := filepath.Join(v.dir, "look"), filepath.Join(v.dir, "mnt")
+	v.mounted(filepath.Join(v.dir, "look"), do)
+}
+
+// Twin is a second machine, switched off, whose disk is what a cut at this moment
+// would leave of this one's, and then what change makes of it. It belongs into a
+// private mount namespace.
+func (v *VM) Twin(change func(root string)) *VM {
+	v.t.Helper()
+	twin := &VM{t: v.t, dir: ShmDir(v.t), kernel: v.kernel, initrd: v.initrd}
+	v.t.Cleanup(twin.kill)
+	v.mounted(twin.disk(), change)
+	return twin
+}
+
+// mounted makes an image of the disk as it would be after a cut at this moment, and
+// calls do with the folder on which it is mounted.
+func (v *VM) mounted(image string, do func(root string)) {
+	v.t.Helper()
+	at := filepath.Join(v.dir, "mnt")
 	err := os.RemoveAll(image)
 	if err == nil {
 		err = cloneSparse(v.disk(), image)
@@ -263,7 +281,8 @@ func (v *VM) Look(do func(root string)) {
 		err = os.MkdirAll(at, 0o755)
 	}
 	if err == nil {
-		holdSlot(v.t)
+		release := takeSlot(v.t)
+		defer release()
 		err = mountImage(image, at, "ext4")
 	}
 	if err != nil {
@@ -296,7 +315,11 @@ func (v *VM) apply(image string) error {
 		Magic, Version, Entries uint64
 		Sector                  uint32
 	}
-	if err := binary.Read(io.NewSectionReader(log, 0, 28), binary.LittleEndian, &super); err != nil {
+	err = binary.Read(io.NewSectionReader(log, 0, 28), binary.LittleEndian, &super)
+	if errors.Is(err, io.EOF) {
+		return nil // empty: the machine has only just been switched on
+	}
+	if err != nil {
 		return fmt.Errorf("cannot read the log of writes: %w", err)
 	}
 	if super.Magic != logMagic || super.Sector < 512 {
