@@ -61,3 +61,11 @@ func HintOf(err error) string {
 	}
 	return ""
 }
+
+// counted is "1 file" or "2 files".
+func counted(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}

@@ -35,6 +35,9 @@ func (s *preflight) Do(ctx context.Context, run *Run) error {
 	if err := CheckJail(e.Root, e.Recipe); err != nil {
 		return err
 	}
+	if err := e.checkNamed(); err != nil {
+		return err
+	}
 	if err := sys.MkdirAll(e.RunDir(), 0o700); err != nil {
 		return err
 	}
@@ -140,6 +143,20 @@ func CheckJail(root *jail.Root, r *recipes.Recipe) error {
 	return NoServer(root, main.Executables)
 }
 
+// checkNamed refuses a server that the jail has not, beside one that it has: PHP-FPM
+// goes along with nginx, and where there is none nginx is not what was asked for.
+func (e *Env) checkNamed() error {
+	named := e.Options.Named
+	if named == "" || e.Recipe.IsOnHost() {
+		return nil
+	}
+	if _, ok := e.Recipe.Part(named); ok {
+		return nil
+	}
+	return fail(nil, "upgrade brings in modules only; build a new jail with it: jailup create "+e.Recipe.Name+" --with "+named+" --jail DIR",
+		"cannot work on jail %s: it holds no %s", e.Root.Path(), named)
+}
+
 // Holds tells whether a jail has one of the executables of a recipe.
 func Holds(root *jail.Root, r *recipes.Recipe) bool {
 	_, ok := editionIn(viewOf(root), r)
@@ -148,8 +165,35 @@ func Holds(root *jail.Root, r *recipes.Recipe) bool {
 
 // NoServer says that a jail has none of these executables.
 func NoServer(root *jail.Root, executables []string) error {
-	return fail(nil, "build one with: jailup create SERVER --jail DIR",
-		"cannot work on jail %s: it holds no %s", root.Path(), strings.ReplaceAll(strings.Join(executables, ", "), "{series}", "*"))
+	const hint = "look at what lies there; to build a jail elsewhere: jailup create SERVER --jail DIR"
+	for _, file := range executables {
+		if link, target := leadingAway(root, file); link != "" {
+			return fail(nil, hint, "cannot work on jail %s: it holds no %s: %s is a link to %s, which leads to none inside of the jail",
+				root.Path(), executablesOf([]string{file}), link, event.Clean(target, 200))
+		}
+	}
+	return fail(nil, hint, "cannot work on jail %s: it holds no %s", root.Path(), executablesOf(executables))
+}
+
+func executablesOf(list []string) string {
+	return strings.ReplaceAll(strings.Join(list, ", "), "{series}", "*")
+}
+
+// leadingAway is the first link on the way to a file, and where it points; "" where
+// there is none.
+func leadingAway(root *jail.Root, file string) (link, target string) {
+	at := ""
+	for _, name := range strings.Split(strings.Trim(file, "/"), "/") {
+		at += "/" + name
+		target, err := root.Readlink(at)
+		if err != nil {
+			continue // no link
+		}
+		if _, err := root.Stat(at); err != nil {
+			return at, target
+		}
+	}
+	return "", ""
 }
 
 // CheckKind refuses an old kernel, and a jail with a package database.

@@ -124,7 +124,7 @@ func (e *Env) saveDiffs() error {
 	if err := e.saveText("configuration.txt", []byte(b.String())); err != nil {
 		return err
 	}
-	e.note(event.Info, fmt.Sprintf("who changed what in %d files of the configuration: %s", n, e.file("configuration.txt")), "")
+	e.note(event.Info, fmt.Sprintf("who changed what in %s of the configuration: %s", counted(n, "file", "files"), e.file("configuration.txt")), "")
 	return nil
 }
 

@@ -91,7 +91,7 @@ func (e *Env) strayed() bool {
 	if len(list) == 0 {
 		return false
 	}
-	e.note(event.Warning, fmt.Sprintf("%d programs or libraries are no longer what was installed, and are put back: %s", len(list), strings.Join(list[:min(5, len(list))], ", ")), "")
+	e.note(event.Warning, fmt.Sprintf("%s no longer what was installed; what the new version has of them is put back: %s", counted(len(list), "program or library is", "programs or libraries are"), strings.Join(list[:min(5, len(list))], ", ")), "")
 	return true
 }
 
@@ -148,9 +148,13 @@ func sourceError(err error) error {
 	case errors.Is(err, source.ErrUnreachable):
 		return &Error{Err: err, Hint: "look at the network, at http_proxy, and at the sources: apt-get update"}
 	case errors.Is(err, source.ErrUnresolved):
-		return &Error{Err: err, Hint: "see what the sources offer: apt-cache policy"}
+		return &Error{Err: err, Hint: "see what the sources offer: apt-cache policy; of dir:PATH what lies in PATH"}
 	case errors.Is(err, source.ErrExpired):
 		return &Error{Err: err, Hint: "look at this machine's clock: date; else the mirror sends an index that is too old"}
+	case errors.Is(err, source.ErrKeyring):
+		return &Error{Err: err, Hint: "nothing was used; name a keyring that can be read: Signed-By in the sources, or --keyring"}
+	case errors.Is(err, source.ErrNoKey):
+		return &Error{Err: err, Hint: "nothing was used; if --keys, keys: or Signed-By names fingerprints, see whether they are those of the mirror's key (gpg --show-keys FILE); else the keyring is too old, or somebody changed what the mirror sends"}
 	case errors.Is(err, source.ErrSignature), errors.Is(err, source.ErrHash), errors.Is(err, source.ErrRelease):
 		return &Error{Err: err, Hint: "somebody changed what the mirror sends, or the keyring is too old; nothing of it was used"}
 	}

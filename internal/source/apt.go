@@ -213,7 +213,7 @@ func (a *apt) load(ctx context.Context, e entry) (loaded, error) {
 	case err != nil && errors.Is(err, errTooLong):
 		return out, fail(ErrRelease, e.String(), "the index is longer than %d bytes", maxInRelease)
 	case err != nil:
-		out.down = fail(ErrUnreachable, e.String(), "cannot fetch its index: %s", event.Clean(err.Error(), 300))
+		out.down = fail(ErrUnreachable, e.String(), "cannot fetch its index InRelease: %s", event.Clean(err.Error(), 300))
 		if cached == nil || cached.rel.checkExpiry(e, now) != nil {
 			return out, nil
 		}
@@ -325,7 +325,12 @@ func (a *apt) cached(e entry, mem seen, ring keyring, now time.Time) *signed {
 func readRelease(data []byte, e entry, ring keyring, now time.Time) (*release, error) {
 	text, err := verifyClearsigned(data, ring, now)
 	if err != nil {
-		return nil, &Error{Kind: ErrSignature, Source: e.String(), Err: errors.New(event.Clean(err.Error(), 300))}
+		text := event.Clean(err.Error(), 300)
+		cause := errors.New(text)
+		if rest, ok := strings.CutPrefix(text, ErrNoKey.Error()); ok {
+			cause = fmt.Errorf("%w%s", ErrNoKey, rest)
+		}
+		return nil, &Error{Kind: ErrSignature, Source: e.String(), Err: cause}
 	}
 	rel, err := parseRelease(text)
 	if err != nil {

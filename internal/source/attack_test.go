@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -384,6 +385,7 @@ func TestAttacks(t *testing.T) {
 			}
 			require.ErrorIs(t, err, a.kind)
 			require.Contains(t, err.Error(), a.says)
+			require.Equal(t, strings.Contains(a.says, "no key"), errors.Is(err, ErrNoKey), "%v", err)
 			require.NotRegexp(t, `[\x00-\x1f\x7f]`, err.Error())
 			require.Less(t, len(err.Error()), 1500)
 			// What was refused left no trace that a later run would believe.

@@ -199,12 +199,12 @@ func verifyClearsigned(data []byte, ring keyring, now time.Time) ([]byte, error)
 	}
 }
 
-// errNoKey is the weakest of the causes: another signature of the same message
+// ErrNoKey is the weakest of the causes: another signature of the same message
 // may tell more.
-var errNoKey = errors.New("no key of this source made the signature")
+var ErrNoKey = errors.New("no key of this source made the signature")
 
 func better(old, err error) error {
-	if errors.Is(err, errNoKey) && !errors.Is(old, errNoKey) && old.Error() != "the signature is empty" {
+	if errors.Is(err, ErrNoKey) && !errors.Is(old, ErrNoKey) && old.Error() != "the signature is empty" {
 		return old
 	}
 	return err
@@ -233,7 +233,7 @@ func verifyOne(hashed []byte, sig *packet.Signature, ring keyring, cfg *packet.C
 		}
 	}
 	id := *sig.IssuerKeyId
-	cause := fmt.Errorf("%w (key %016X)", errNoKey, id)
+	cause := fmt.Errorf("%w (key %016X)", ErrNoKey, id)
 	for _, e := range ring.entities {
 		if len(openpgp.EntityList{e}.EntitiesById(id)) == 0 || !ring.allows(e, id) {
 			continue

@@ -90,11 +90,11 @@ func parsePins(list []string) ([]pin, error) {
 		if at := strings.LastIndexByte(s, '='); at >= 0 {
 			p.source, text = strings.TrimSuffix(s[:at], "/"), s[at+1:]
 			if !strings.Contains(p.source, ":/") {
-				return nil, fail(ErrSources, "", "the pinned key %q names no source by its URI", s)
+				return nil, fail(ErrSources, "", "cannot pin a source to the key %q: what is before the = is no URI", s)
 			}
 		}
 		if !fingerprintText.MatchString(text) {
-			return nil, fail(ErrSources, "", "the pinned key %q is no fingerprint of 40 or 64 digits", s)
+			return nil, fail(ErrSources, "", "cannot pin a source to the key %q: it is no fingerprint of 40 or 64 hexadecimal digits, as gpg --show-keys tells it", s)
 		}
 		p.key = parseFingerprint(text)
 		pins = append(pins, p)
@@ -162,7 +162,7 @@ func loadKeyring(signedBy []string, root string) (keyring, error) {
 	for _, p := range paths {
 		list, err := readKeys(p)
 		if err != nil {
-			return k, fmt.Errorf("cannot read the keyring %s: %w", p, err)
+			return k, fmt.Errorf("%w %s: %w", ErrKeyring, p, err)
 		}
 		k.entities = append(k.entities, list...)
 	}

@@ -30,6 +30,8 @@ var (
 	ErrExpired = errors.New("the index is not valid at this time")
 	// ErrSignature: the index is not signed, or not by a key that may sign it.
 	ErrSignature = errors.New("no valid signature")
+	// ErrKeyring: a file of keys is missing, or holds none that can be read.
+	ErrKeyring = errors.New("cannot read the keyring")
 	// ErrRelease: the signed index is not what the sources line asks for, or
 	// cannot be read.
 	ErrRelease = errors.New("wrong index")

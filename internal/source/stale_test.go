@@ -151,7 +151,7 @@ func TestUnreachable(t *testing.T) {
 	ix, err := c.index(t)
 	require.NoError(t, err)
 	require.Equal(t, "1.0-2", best(t, ix))
-	require.Contains(t, notices(ix), "not used: cannot fetch its index: HTTP status 503")
+	require.Contains(t, notices(ix), "not used: cannot fetch its index InRelease: HTTP status 503")
 
 	// the one goes down as well: its cached index serves
 	mirror.mu.Lock()
