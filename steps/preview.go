@@ -31,7 +31,8 @@ type Preview struct {
 	Conf     []fileset.Conf    `json:"configuration"`
 	Changed  []string          `json:"locally_changed"` // files that no package knows
 	Download int64             `json:"download_bytes"`
-	Disk     int64             `json:"stage_bytes"`
+	Disk     int64             `json:"stage_bytes"`    // beside the jail, until the next upgrade
+	Unpacked int64             `json:"unpacked_bytes"` // beside the jail, while the new version is prepared
 	Snapshot int64             `json:"snapshot_bytes"`
 	Restart  []string          `json:"needs_restart"` // other processes whose files change
 	State    []string          `json:"state"`         // will not roll back
@@ -65,6 +66,9 @@ func (nowhere) Save(journal.Record) error { return nil }
 func Look(ctx context.Context, e *Env) (*Preview, error) {
 	run := pipeline.NewRun(e.Run, Facts{Verb: "plan", Server: e.Recipe.Name, Jail: e.Root.Path()}, nowhere{}, nil)
 	if err := CheckJail(e.Root, e.Recipe); err != nil {
+		return nil, err
+	}
+	if err := e.checkNamed(); err != nil {
 		return nil, err
 	}
 	var err error
@@ -130,6 +134,7 @@ func Look(ctx context.Context, e *Env) (*Preview, error) {
 			p.Affects = append(p.Affects, u.name())
 		}
 	}
+	p.Unpacked = e.stage.Written()
 	p.Snapshot = e.jailSize(ctx)
 	p.Restart = e.needRestart(ctx)
 	return p, nil

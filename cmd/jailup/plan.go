@@ -64,6 +64,11 @@ func (a *app) preview(ctx context.Context, s *session, f planFlags) error {
 	}
 	s.events.RunStart(event.RunStart{Verb: "plan", Server: s.asked, Jail: s.root.Path(), Version: version()})
 	if s.id != "" {
+		if rec, open, err := steps.Interrupted(s.stateDir()); err == nil && open && steps.Busy(s.dirs.Run, s.id) == nil {
+			jail := event.Clean(s.root.Path(), 300)
+			return s.fail(&steps.Error{Err: fmt.Errorf("cannot plan: run %s was cut off in step %s, and jail %s may be neither the old version nor the new one", rec.Run, rec.Step, jail),
+				Hint: "end it first, as upgrade does by itself: jailup recover --jail " + jail})
+		}
 		s.tellWhatIsOpen()
 	}
 	e, err := s.env()
@@ -228,8 +233,15 @@ func printPlan(w io.Writer, p *steps.Preview) error {
 	list("other servers of the jail whose libraries change: restarted and checked too", p.Affects)
 	list("other programs of the jail that need a restart afterwards", p.Restart)
 	list("written by the server, not rolled back", p.State)
-	_, err := fmt.Fprintf(w, "disk       %s beside the jail, about %s for the snapshot, %s of packages\ndowntime   the stop of %s, %d renames, its start\n",
-		ui.Bytes(p.Disk), ui.Bytes(p.Snapshot), ui.Bytes(p.Download), strings.Join(p.Servers, " and "), len(p.Files))
+	renames, start := "1 rename", "its start"
+	if n := len(p.Files); n != 1 {
+		renames = fmt.Sprintf("%d renames", n)
+	}
+	if len(p.Servers) > 1 {
+		start = "their start"
+	}
+	_, err := fmt.Fprintf(w, "disk       %s beside the jail while it is prepared, %s of it kept for a rollback; about %s for the snapshot, %s of packages\ndowntime   the stop of %s, %s, %s\n",
+		ui.Bytes(p.Unpacked), ui.Bytes(p.Disk), ui.Bytes(p.Snapshot), ui.Bytes(p.Download), strings.Join(p.Servers, " and "), renames, start)
 	return err
 }
 

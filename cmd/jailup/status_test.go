@@ -63,6 +63,27 @@ func TestARunThatWasCutOffIsNamed(t *testing.T) {
 	require.Empty(t, lab.DiffTrees(before, lab.TreeDigest(t, c.state)))
 }
 
+// What a plan would say of a jail that is between two versions is not true.
+func TestNoPlanOfAJailThatIsNeitherOldNorNew(t *testing.T) {
+	t.Parallel()
+	c := newCaller(t)
+	dir, id := knownJail(t, c)
+	const run = "20260102T030405Z-00ff00"
+	j, err := journal.Open(filepath.Join(c.state, id))
+	require.NoError(t, err)
+	require.NoError(t, j.Save(journal.Record{Run: run, Plan: "upgrade", Phase: journal.Forward, Step: "install"}))
+	for _, args := range [][]string{{"plan", "nginx", "--detailed-exitcode"}, {"upgrade", "nginx", "--dry-run"}} {
+		code, _, stderr := c.run(append(args, "--jail", dir)...)
+		require.Equal(t, 1, code, "%q", args)
+		require.Contains(t, stderr, "cannot plan: run "+run+" was cut off in step install")
+		require.Contains(t, stderr, "jailup recover --jail "+dir)
+	}
+	require.NoError(t, j.Save(journal.Record{Run: run, Plan: "upgrade", Phase: journal.Ended, Step: "install"}))
+	require.NoError(t, j.Close())
+	_, _, stderr := c.run("plan", "nginx", "--jail", dir)
+	require.NotContains(t, stderr, "was cut off")
+}
+
 func TestARunUnderWayIsNamed(t *testing.T) {
 	t.Parallel()
 	c := newCaller(t)

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"net"
 	"net/http"
 	"os"
@@ -26,7 +27,17 @@ func TestUpgradeOfAJailMadeByHand(t *testing.T) {
 			require.NoError(t, os.WriteFile(secret, []byte("mine"), 0o640))
 			before := stateless(t, j.Dir)
 
-			plan := h.must(0, "planned", "plan", "nginx", "--jail", j.Dir)
+			file := filepath.Join(t.TempDir(), "plan.json")
+			plan := h.must(0, "planned", "plan", "nginx", "--jail", j.Dir, "-o", file)
+			var room struct {
+				Stage    int64 `json:"stage_bytes"`
+				Unpacked int64 `json:"unpacked_bytes"`
+			}
+			data, err := os.ReadFile(file)
+			require.NoError(t, err)
+			require.NoError(t, json.Unmarshal(data, &room))
+			require.Positive(t, room.Stage)
+			require.Greater(t, room.Unpacked, room.Stage, "all is unpacked before it is known what is kept")
 			require.Equal(t, pair.NewVersion, plan.Done["to"].(map[string]any)["nginx"])
 			require.Empty(t, lab.DiffTrees(before, stateless(t, j.Dir)), "plan changed something")
 			require.NoDirExists(t, filepath.Join(h.dir, "state", "snapshots"))

@@ -21,8 +21,9 @@ import (
 // files before, and the old ones after, an install. Its names are numbers:
 // nothing that a package says ever becomes a path in it.
 type Stage struct {
-	dir  *os.File
-	next int
+	dir     *os.File
+	next    int
+	written int64
 }
 
 // MakeStage makes a stage that no jail has, in a folder of jailup's own. One that
@@ -101,8 +102,16 @@ func (s *Stage) Put(r io.Reader, size int64, m Meta) (string, changeset.State, e
 		_ = sys.Unlinkat(int(s.dir.Fd()), name, 0)
 		return "", changeset.State{}, fmt.Errorf("cannot stage a file: %w", err)
 	}
+	s.written += (size + block - 1) / block * block
 	return name, st, nil
 }
+
+// block is what a file system gives to a file at a time, most often.
+const block = 4096
+
+// Written is what the files take that were put here, in bytes, those included that
+// Keep has removed since: the room that the stage needed for a while.
+func (s *Stage) Written() int64 { return s.written }
 
 func (s *Stage) name() string {
 	for {
