@@ -362,7 +362,7 @@ func (c *httpCheck) describe(o *Observation, p page) {
 		floor = slowFloor
 	}
 	v["limit_ms"] = strconv.FormatInt(max(floor, slowFactor*o.Took).Milliseconds(), 10)
-	o.Detail = fmt.Sprintf("%s answers %d, %s, in %s", c.where(), p.StatusCode, size(p), o.Took.Round(time.Millisecond))
+	o.Detail = fmt.Sprintf("%s answers %d, %s, in %s", c.where(), p.StatusCode, size(p), took(o.Took))
 	o.OK = p.StatusCode < 500
 	// RFC 9110, 15.6.4: "temporarily", as said by what is still starting.
 	o.Pending = p.StatusCode == http.StatusServiceUnavailable
@@ -397,4 +397,12 @@ func (c *httpCheck) meets(o *Observation, p page) {
 		o.OK = false
 		o.Detail += fmt.Sprintf("; expected is at most %s", e.maxTime)
 	}
+}
+
+// took is a duration for a person: no answer comes in no time.
+func took(d time.Duration) string {
+	if d < time.Millisecond {
+		return "less than 1ms"
+	}
+	return d.Round(time.Millisecond).String()
 }

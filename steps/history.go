@@ -12,6 +12,7 @@ import (
 
 	"github.com/jailup/jailup/internal/event"
 	"github.com/jailup/jailup/internal/journal"
+	"github.com/jailup/jailup/internal/manifest"
 )
 
 // The states of a run whose record has no end: it was cut off, by SIGKILL or by
@@ -176,6 +177,7 @@ func (st *Story) fate(stateDir, run string, busy *journal.Holder) error {
 	switch st.Verb {
 	case "upgrade", "rollback":
 		st.Result = Undone
+		st.wanted()
 	default:
 		st.Result = Died
 		return nil
@@ -184,6 +186,22 @@ func (st *Story) fate(stateDir, run string, busy *journal.Holder) error {
 		st.Result, st.From, st.To, st.Snapshot = Finished, last.From, last.To, last.Snapshot
 	}
 	return nil
+}
+
+// wanted tells from what to what a run went that has no end, by the manifests that
+// it has kept: the journal tells it of the last run only.
+func (st *Story) wanted() {
+	if len(st.From)+len(st.To) > 0 {
+		return
+	}
+	to, err := manifest.LoadFile(filepath.Join(st.Folder, "manifest.json"))
+	if err != nil {
+		return // it was cut off before it knew
+	}
+	st.To = to.Packages
+	if from, err := manifest.LoadFile(filepath.Join(st.Folder, "manifest.old.json")); err == nil {
+		st.From = from.Packages
+	}
 }
 
 // evidenceFiles lists what was kept for a person to look at.

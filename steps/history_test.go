@@ -15,6 +15,7 @@ import (
 
 	"github.com/jailup/jailup/internal/event"
 	"github.com/jailup/jailup/internal/journal"
+	"github.com/jailup/jailup/internal/manifest"
 )
 
 // recorded writes the record of a run that tell tells, and returns its bytes.
@@ -143,6 +144,26 @@ func TestWhatBecameOfARunThatWasCutOff(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The journal tells of the last run only; what an older one that was cut off was to
+// do its own folder tells.
+func TestVersionsOfAnOlderRunThatWasCutOff(t *testing.T) {
+	t.Parallel()
+	const run = "20260102T030405Z-00ff00"
+	dir := t.TempDir()
+	recorded(t, dir, run, func(s *event.Stream) {
+		s.RunStart(event.RunStart{Verb: "upgrade", Server: "nginx", Jail: "/j"})
+		s.StepStart("install")
+	})
+	own := filepath.Join(dir, "runs", run)
+	require.NoError(t, (&manifest.Manifest{Packages: map[string]string{"nginx": "2"}}).SaveAs(filepath.Join(own, "manifest.json")))
+	require.NoError(t, (&manifest.Manifest{Packages: map[string]string{"nginx": "1"}}).SaveAs(filepath.Join(own, "manifest.old.json")))
+	st, err := ReadRun(dir, run, nil)
+	require.NoError(t, err)
+	require.Equal(t, Undone, st.Result)
+	require.Equal(t, map[string]string{"nginx": "1"}, st.From)
+	require.Equal(t, map[string]string{"nginx": "2"}, st.To)
 }
 
 func TestRunsAreFoundByTheirBeginning(t *testing.T) {

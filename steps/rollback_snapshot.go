@@ -31,7 +31,7 @@ func (s *choose) fromSnapshot(ctx context.Context, run *Run, id string) error {
 	}
 	defer snap.Close()
 	if snap.Meta().JailID != e.JailID {
-		return fmt.Errorf("cannot roll back to snapshot %s: it is of another jail", id)
+		return fail(nil, "see what there is: jailup snapshot list --jail "+event.Clean(e.Root.Path(), 300), "cannot roll back to snapshot %s: it is of another jail", id)
 	}
 	then, err := manifest.LoadFile(filepath.Join(e.StateDir, "runs", snap.Meta().Run, "manifest.old.json"))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {

@@ -31,6 +31,7 @@ type Outcome struct {
 	// Units are for init to start, see Env.InitUnits.
 	Units   []string
 	Verdict string // of the last checks: a checks.Verdict; "" where none were made
+	Nothing bool   // a recovery found no run that was cut off
 }
 
 // story tells the engine's steps to the stream.

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -66,8 +68,13 @@ func (a *app) complain(err error) {
 
 // hint is the next command to type.
 func (a *app) hint(err error, code int) string {
-	if h := hintOf(err); h != "" || code != exitUsage {
+	switch h := hintOf(err); {
+	case h != "":
 		return h
+	case errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0:
+		return "use sudo"
+	case code != exitUsage:
+		return ""
 	}
 	return "see: jailup help"
 }
@@ -76,9 +83,9 @@ func (a *app) root() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "jailup",
 		Short: "Upgrade chrooted web servers as one safe command",
-		Long: `jailup upgrades nginx inside a chroot jail: it prepares the new version while the
-old one still answers, stops it for as long as the exchange of the changed files
-takes, checks the new one, and rolls all of it back if anything is wrong.`,
+		Long: `jailup upgrades nginx or Apache, and PHP, inside a chroot jail: it prepares the new
+version while the old one still answers, stops it for as long as the exchange of the
+changed files takes, checks the new one, and rolls all of it back if anything is wrong.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          a.noVerb,
@@ -96,6 +103,7 @@ takes, checks the new one, and rolls all of it back if anything is wrong.`,
 		}
 		return &steps.Error{Kind: steps.ErrUsage, Err: fmt.Errorf("cannot read the command line: %w", err), Hint: "see: " + c.CommandPath() + " --help"}
 	})
+	cmd.SuggestionsMinimumDistance = 2
 	cmd.FParseErrWhitelist.UnknownFlags = true // so that a misspelt verb is told, not its flags
 	cmd.Version = version()
 	cmd.SetVersionTemplate("jailup {{.Version}}\n")
@@ -164,7 +172,7 @@ var settingHelp = map[string]string{
 	"with":                "parts and modules to come along: php-fpm,mysql,gd",
 	"drop-module":         "modules to leave out, where the new release has them no more",
 	"listen":              "`ADDR:PORT` that the new server listens on",
-	"strategy":            "restart, handover or auto",
+	"strategy":            "restart; auto means the same in this version",
 	"rehearse":            "test the new server on a view of the jail first",
 	"conf":                "keep changed configuration, or take the new one",
 	"soak":                "how long the new server must stay well",
@@ -211,10 +219,37 @@ func (a *app) settings(fs *pflag.FlagSet, names ...string) {
 func (a *app) setting(fs *pflag.FlagSet, name, short string) {
 	f := &settingFlag{s: &a.flags, name: name, kind: "value"}
 	flag := fs.VarPF(f, name, short, settingHelp[name])
+	flag.DefValue = defaultOf(name)
 	if slices.Contains(boolSettings, name) {
 		flag.NoOptDefVal = "true"
 		f.kind = "bool"
 	}
+}
+
+// defaultOf is what help says of a setting that nobody sets; "" for nothing.
+func defaultOf(name string) string {
+	d := config.Defaults(config.Dirs{})
+	switch name {
+	case "source":
+		return *d.Source
+	case "strategy":
+		return *d.Strategy
+	case "rehearse":
+		return strconv.FormatBool(*d.Rehearse)
+	case "conf":
+		return *d.Conf
+	case "soak":
+		return d.Soak.D().String()
+	case "stop-timeout":
+		return d.StopTimeout.D().String()
+	case "start-timeout":
+		return d.StartTimeout.D().String()
+	case "keep":
+		return strconv.Itoa(*d.Keep)
+	case "output":
+		return *d.Output
+	}
+	return ""
 }
 
 // common adds the flags of every verb. shortO tells whether -o means --output.

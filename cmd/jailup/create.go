@@ -103,6 +103,11 @@ func (a *app) createWith(ctx context.Context, s *session) error {
 	if err := s.openRecord(e); err != nil {
 		s.events.Notice(event.Warning, err.Error(), "")
 	}
+	var start []string
+	for _, r := range s.recipe.Servers() {
+		start = append(start, "jailup start "+r.Name+" --jail "+event.Clean(dir, 300))
+	}
+	s.events.Notice(event.Info, "start it with: "+strings.Join(start, " && "), "")
 	return s.finish(nil, steps.Outcome{Result: event.Created, Facts: steps.Facts{To: m.Holds()}})
 }
 

@@ -26,7 +26,7 @@ func (a *app) demoVerb() *cobra.Command {
 	var server string
 	cmd := &cobra.Command{
 		Use:   "demo",
-		Short: "Show all of it on a jail of its own, in less than two minutes",
+		Short: "Show all of it on a jail of its own, in less than a minute",
 		Long: `Show all of it on a jail of its own, in a temporary folder: an older server, under
 load, is upgraded to the newest; an upgrade to a broken one goes back by itself;
 an upgrade that is killed is ended by its guardian. What is told is measured.

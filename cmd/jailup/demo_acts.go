@@ -218,7 +218,7 @@ func downtime(r event.RunDone) string {
 	if *r.DowntimeMS == 0 {
 		return "too short for the probes of the run, 20 a second"
 	}
-	return took(time.Duration(*r.DowntimeMS)*time.Millisecond) + ", by the probes of the run, 20 a second"
+	return took(time.Duration(*r.DowntimeMS)*time.Millisecond) + " without any answer, by the probes of the run, 20 a second"
 }
 
 func files(n int) string {

@@ -99,7 +99,11 @@ func (s *session) story(run string) (*steps.Story, error) {
 	shown := event.Clean(run, 80)
 	switch len(found) {
 	case 0:
-		return nil, &steps.Error{Err: fmt.Errorf("cannot explain run %s: there is no such run on record", shown), Hint: "see what there is: jailup history --jail DIR"}
+		of := "DIR"
+		if s.path != "" {
+			of = event.Clean(s.jailPath(), 300)
+		}
+		return nil, &steps.Error{Err: fmt.Errorf("cannot explain run %s: there is no such run on record", shown), Hint: "see what there is: jailup history --jail " + of}
 	case 1:
 	default:
 		var some []string
@@ -239,6 +243,9 @@ func tookOf(st *steps.Story) string {
 // verdictOf says how a run ended.
 func verdictOf(st *steps.Story) string {
 	changed := fmt.Sprintf("%d files of the jail were changed", st.ChangedFiles)
+	if st.ChangedFiles == 1 {
+		changed = "1 file of the jail was changed"
+	}
 	switch st.Result {
 	case event.Upgraded:
 		return "It went well: " + changed + "."

@@ -40,7 +40,7 @@ func (s *session) recoverNow(ctx context.Context) (steps.Outcome, error) {
 		return steps.Outcome{Result: event.Stuck}, &steps.Error{Kind: steps.ErrStuck,
 			Err: fmt.Errorf("cannot tell where jail %s stands: %w", event.Clean(s.root.Path(), 200), err), Hint: s.journalHint(err)}
 	}
-	out := steps.Outcome{Result: event.Recovered}
+	out := steps.Outcome{Result: event.Recovered, Nothing: !open}
 	if open {
 		if out, err = s.recoverRun(ctx, rec); err != nil {
 			return out, err
@@ -136,7 +136,7 @@ func (s *session) finish(e *steps.Env, out steps.Outcome) error {
 	}
 	done := event.RunDone{
 		Result: out.Result, Jail: s.path, From: out.Facts.From, To: out.Facts.To, Snapshot: out.Facts.Snapshot,
-		DowntimeMS: out.Downtime, ChangedFiles: out.Facts.Changed, Evidence: out.Evidence, Verdict: out.Verdict,
+		DowntimeMS: out.Downtime, ChangedFiles: out.Facts.Changed, Evidence: out.Evidence, Verdict: out.Verdict, Nothing: out.Nothing,
 	}
 	if s.root != nil {
 		done.Jail = s.root.Path()

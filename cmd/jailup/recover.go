@@ -72,7 +72,7 @@ func (s *session) recoverJail(ctx context.Context) error {
 		if err := errors.Join(s.registry.Sweep(ctx), source.SweepCache(*s.set.CacheDir)); err != nil {
 			s.events.Notice(event.Warning, err.Error(), "")
 		}
-		return s.finish(nil, steps.Outcome{Result: event.Recovered})
+		return s.finish(nil, steps.Outcome{Result: event.Recovered, Nothing: true})
 	}
 	if err := s.take(ctx); err != nil {
 		return s.fail(err)
@@ -189,7 +189,7 @@ func (a *app) absent(ctx context.Context, j journal.Jail, state, why string) err
 	default:
 		s.events.Notice(event.Warning, fmt.Sprintf("jail %s is not there (%s): no run of it is open", path, why), "")
 		s.release(ctx)
-		return s.finish(nil, steps.Outcome{Result: event.Recovered})
+		return s.finish(nil, steps.Outcome{Result: event.Recovered, Nothing: true})
 	}
 	return s.fail(&steps.Error{Kind: steps.ErrStuck, Err: err, Hint: "mount it, then: jailup recover --jail " + path})
 }

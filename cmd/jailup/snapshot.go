@@ -253,7 +253,7 @@ func (s *session) restore(ctx context.Context, store backup.Store, id, into stri
 		return s.refuse(err)
 	}
 	if err := snap.Restore(ctx, abs); err != nil {
-		return s.refuse(&steps.Error{Err: err, Hint: "nothing is left of it; choose another folder, or look at the disk"})
+		return s.refuse(&steps.Error{Err: err, Hint: "nothing was written there; choose a folder that is new or empty, or look at the disk: df -h"})
 	}
 	m := snap.Meta()
 	doc := restoredDoc{documentSchema, s.jailPath(), m.ID, abs, m.Files, m.Bytes}

@@ -205,7 +205,7 @@ func printStatus(w io.Writer, st *steps.JailStatus) error {
 	}
 	state := stateWord(st)
 	if st.Master != 0 {
-		state += fmt.Sprintf(", master process %d, %d others", st.Master, len(st.Workers))
+		state += fmt.Sprintf(", master process %d, %s", st.Master, others(len(st.Workers)))
 	}
 	add("state", state)
 	add("listens", strings.Join(st.Listens, " "))
@@ -215,13 +215,13 @@ func printStatus(w io.Writer, st *steps.JailStatus) error {
 		}
 	}
 	add("modules", strings.Join(st.Modules, " "))
-	var others []string
+	var beside []string
 	for _, p := range sortedNames(st.Packages) {
 		if p != st.Server {
-			others = append(others, p+" "+st.Packages[p])
+			beside = append(beside, p+" "+st.Packages[p])
 		}
 	}
-	for i, p := range others {
+	for i, p := range beside {
 		name := ""
 		if i == 0 {
 			name = "packages"
@@ -251,7 +251,7 @@ func printStatus(w io.Writer, st *steps.JailStatus) error {
 func serverLine(o steps.ServerStatus) string {
 	line := strings.TrimSpace(o.Name+" "+o.Version) + ", " + o.State
 	if o.Master != 0 {
-		line += fmt.Sprintf(", master process %d, %d others", o.Master, len(o.Workers))
+		line += fmt.Sprintf(", master process %d, %s", o.Master, others(len(o.Workers)))
 	}
 	if len(o.Listens) > 0 {
 		line += ", listens on " + strings.Join(o.Listens, " ")
@@ -265,4 +265,11 @@ func placeOf(dir string) error {
 		return &steps.Error{Err: err}
 	}
 	return nil
+}
+
+func others(n int) string {
+	if n == 1 {
+		return "1 other"
+	}
+	return fmt.Sprintf("%d others", n)
 }

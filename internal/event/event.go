@@ -128,6 +128,7 @@ type RunDone struct {
 	Error        string            `json:"error"`         // cause and state, "" for none
 	Hint         string            `json:"hint"`          // the next command to type, "" for none
 	Evidence     string            `json:"evidence,omitempty"`
+	Nothing      bool              `json:"nothing,omitempty"` // a recovery found no run that was cut off
 	Verdict      string            `json:"verdict,omitempty"` // of the checks: healthy, unhealthy or inconclusive; "" where none were made
 }
 

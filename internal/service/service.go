@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -277,7 +278,8 @@ func (e *StartError) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "cannot start %s: %s: %s", e.Name, clean(strings.Join(e.Argv, " "), 400), e.Status)
 	if len(e.Output) > 0 {
-		fmt.Fprintf(&b, ": %s", strings.Join(e.Output, "; "))
+		// nginx says of an address that is in use five times that it is.
+		fmt.Fprintf(&b, ": %s", strings.Join(slices.Compact(slices.Clone(e.Output)), "; "))
 	}
 	if len(e.Left) > 0 {
 		fmt.Fprintf(&b, " (it left process %s)", e.Left[0])

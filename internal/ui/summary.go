@@ -71,7 +71,12 @@ func title(d *event.RunDone) string {
 		return of + " failed"
 	case event.Stuck:
 		return of + " is stuck: a person is needed"
-	case event.Upgraded, event.Created, event.Recovered, event.Skipped, event.Interrupted:
+	case event.Recovered:
+		if d.Nothing {
+			return "nothing to recover: " + of
+		}
+		return "recovered " + of
+	case event.Upgraded, event.Created, event.Skipped, event.Interrupted:
 		return d.Result + " " + of
 	case event.Stale:
 		return of + " is no longer what the plan was made from: nothing is changed"
@@ -91,6 +96,9 @@ func summary(s style, run string, d *event.RunDone, verbose bool) string {
 		}
 	}
 	changed := packages(s, d)
+	if len(changed) > mostPackages+1 && !verbose {
+		slices.SortStableFunc(changed, func(a, b [2]string) int { return rank(d.Server, a[0]) - rank(d.Server, b[0]) })
+	}
 	for i, p := range changed {
 		if i == mostPackages && len(changed) > mostPackages+1 && !verbose {
 			add("and more", fmt.Sprintf("%d packages", len(changed)-i))
@@ -127,6 +135,18 @@ func summary(s style, run string, d *event.RunDone, verbose bool) string {
 		out += "  " + pad(row[0], column) + "  " + row[1] + "\n"
 	}
 	return out
+}
+
+// rank puts first, where not all packages are named, those of the server, and the
+// libraries last.
+func rank(server, pkg string) int {
+	switch {
+	case server != "" && strings.HasPrefix(pkg, server):
+		return 0
+	case strings.HasPrefix(pkg, "lib"), strings.HasPrefix(pkg, "font"):
+		return 2
+	}
+	return 1
 }
 
 // packages returns what changes in the packages, by name.

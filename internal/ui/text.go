@@ -36,6 +36,7 @@ type text struct {
 	bar             bar
 	checks          map[string]string // the last state of each, so that only news are told
 	told            time.Time         // of the last line about progress
+	said            string            // with the end of the last step
 }
 
 // nameWidth is the room for the name of a step.
@@ -77,6 +78,7 @@ func (t *text) emit(e event.Event) {
 		}
 	case event.KindStepDone:
 		t.end(t.style.ok, green, e.Step, e.Took, e.Message)
+		t.said = e.Message
 	case event.KindStepSkip:
 		t.wipe()
 		t.step = ""
@@ -174,6 +176,9 @@ func (t *text) check(e event.Event) {
 }
 
 func (t *text) notice(e event.Event) {
+	if e.Level != event.Warning && e.Hint == "" && e.Message != "" && e.Message == t.said {
+		return // the line of the step says so
+	}
 	t.wipe()
 	lines := strings.Split(e.Message, "\n")
 	first := t.style.clean(lines[0])
