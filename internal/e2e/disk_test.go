@@ -503,6 +503,7 @@ func TestDiskKinds(t *testing.T) {
 	var below *lab.Jail
 	at := overlay(func(lower string) { below = made(lower) })
 	below.Dir = filepath.Join(at, "chroot")
+	t.Cleanup(func() { below.Stop(t) }) // before its folder is unmounted, and not to be found any more
 	try("overlay, lower", around(below))
 	// Few descriptors: from not enough to begin with to plenty.
 	d := newDisk(t, lab.ShmDir(t), lab.ShmDir(t))

@@ -21,6 +21,9 @@ import (
 // namespace of its own.
 const privateMark = "JAILUP_LAB_PRIVATE"
 
+// privateGrace is how long what a test has started there may outlive it.
+const privateGrace = 5 * time.Second
+
 // InPrivateMounts runs the test that calls it once more, alone, in a new
 // process with a private mount namespace. It returns true in the outer
 // process, when that one has ended well, and false in the inner one, which
@@ -47,7 +50,8 @@ func InPrivateMounts(t *testing.T) bool {
 	}
 	args := []string{"-test.run=" + strings.Join(names, "/"), "-test.v", "-test.count=1", "-test.parallel=1"}
 	if d, ok := t.Deadline(); ok {
-		args = append(args, "-test.timeout="+max(time.Until(d)-2*time.Second, time.Second).String())
+		// Early enough that what it leaves then can still be found and ended.
+		args = append(args, "-test.timeout="+max(time.Until(d)-3*privateGrace, time.Second).String())
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -58,7 +62,7 @@ func InPrivateMounts(t *testing.T) bool {
 	// With Unshareflags Go also makes every mount private, which Cloneflags
 	// does not.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL}
-	out, left, err := runPrivate(cmd, 5*time.Second)
+	out, left, err := runPrivate(cmd, privateGrace)
 	text := string(out)
 	if len(left) > 0 {
 		t.Errorf("the tests left behind, in a private mount namespace: %s", strings.Join(left, ", "))
