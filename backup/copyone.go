@@ -172,12 +172,9 @@ func (w *worker) special(k *work, fd int, it *item, st *jail.Info) (*item, error
 	if e.dst < 0 {
 		return it, nil
 	}
-	t, first := e.twin(it)
-	if t != nil && !first {
-		if ok, err := w.link(k, t, it); ok || err != nil {
-			return it, err
-		}
-		t = nil
+	t, done, err := w.asTwin(k, it)
+	if done || err != nil {
+		return it, err
 	}
 	defer func() { e.madeTwin(t, k.d, it, err == nil) }()
 	dst := k.dst()
@@ -246,6 +243,18 @@ func (e *engine) madeTwin(t *twin, d *dir, it *item, ok bool) {
 	}
 }
 
+// asTwin makes it another name of an inode that was copied under its first one:
+// then it is done. Else it is to be copied, and t, where it is not nil, is to hear
+// from madeTwin how that went.
+func (w *worker) asTwin(k *work, it *item) (t *twin, done bool, err error) {
+	t, first := w.e.twin(it)
+	if t == nil || first {
+		return t, false, nil
+	}
+	done, err = w.link(k, t, it)
+	return nil, done, err
+}
+
 // link makes it another name of t; false means that t came to nothing.
 func (w *worker) link(k *work, t *twin, it *item) (bool, error) {
 	if !t.ok {
@@ -275,12 +284,9 @@ func (w *worker) link(k *work, t *twin, it *item) (bool, error) {
 // one by the other (chown and write clear set-id bits and capabilities).
 func (w *worker) regular(k *work, fd int, it *item) (_ *item, err error) {
 	e := w.e
-	t, first := e.twin(it)
-	if t != nil && !first {
-		if ok, err := w.link(k, t, it); ok || err != nil {
-			return it, err
-		}
-		t = nil
+	t, done, err := w.asTwin(k, it)
+	if done || err != nil {
+		return it, err
 	}
 	defer func() { e.madeTwin(t, k.d, it, err == nil) }()
 	src, err := openSeen(e.proc, fd, e.ctx.Done())

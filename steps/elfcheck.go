@@ -227,9 +227,7 @@ func isELF(v viewFS, p string) bool {
 		return false
 	}
 	defer f.Close()
-	var magic [4]byte
-	_, err = io.ReadFull(f, magic[:])
-	return err == nil && string(magic[:]) == "\x7fELF"
+	return elfdeps.IsELF(f)
 }
 
 func hash(r io.Reader) (string, error) { return sys.HashFile(r) }

@@ -77,18 +77,27 @@ func (s *choose) Do(ctx context.Context, run *Run) error {
 	if err := s.edits(); err != nil {
 		return err
 	}
+	if err := e.chosen(ctx, &run.Facts); err != nil {
+		return err
+	}
+	if err := s.oldManifest(last.Run); err != nil {
+		return err
+	}
+	return e.set.Save(e.RunDir(), "changeset.json")
+}
+
+// chosen notes what the changeset of a rollback means for the servers: by what each
+// is judged, who else is affected, how much changes.
+func (e *Env) chosen(ctx context.Context, facts *Facts) error {
 	if err := e.judgeByView(); err != nil {
 		return err
 	}
 	if err := e.findAffected(ctx); err != nil {
 		return err
 	}
-	e.saveServers(&run.Facts)
-	run.Facts.Changed = e.set.Changed()
-	if err := s.oldManifest(last.Run); err != nil {
-		return err
-	}
-	return e.set.Save(e.RunDir(), "changeset.json")
+	e.saveServers(facts)
+	facts.Changed = e.set.Changed()
+	return nil
 }
 
 // judgeByView has the servers that are gone back to judged by the configuration

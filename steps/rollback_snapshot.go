@@ -75,14 +75,9 @@ func (s *choose) fromSnapshot(ctx context.Context, run *Run, id string) error {
 	if err := e.keepStage(); err != nil {
 		return err
 	}
-	if err := e.judgeByView(); err != nil {
+	if err := e.chosen(ctx, &run.Facts); err != nil {
 		return err
 	}
-	if err := e.findAffected(ctx); err != nil {
-		return err
-	}
-	e.saveServers(&run.Facts)
-	run.Facts.Changed = e.set.Changed()
 	if then != nil {
 		if err := then.SaveAs(e.file("manifest.json")); err != nil {
 			return err

@@ -9,6 +9,7 @@ import (
 	"github.com/jailup/jailup/backup"
 	"github.com/jailup/jailup/internal/event"
 	"github.com/jailup/jailup/internal/fileset"
+	"github.com/jailup/jailup/internal/sys"
 	"golang.org/x/sys/unix"
 )
 
@@ -22,27 +23,15 @@ func (e *Env) stageHome() (*os.File, string, error) {
 		Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
 	}
 	home, name := filepath.Dir(e.Root.Path()), e.stageName()
-	fd, err := openat2(e.Root.Fd(), "..", &how)
+	fd, err := sys.Openat2(e.Root.Fd(), "..", &how)
 	if errors.Is(err, unix.EXDEV) {
 		home, name = e.Root.Path(), backup.StageName
-		fd, err = openat2(e.Root.Fd(), ".", &how)
+		fd, err = sys.Openat2(e.Root.Fd(), ".", &how)
 	}
 	if err != nil {
 		return nil, "", fmt.Errorf("cannot open %s, where the stages go: %w", home, err)
 	}
 	return os.NewFile(uintptr(fd), home), name, nil
-}
-
-// openat2 answers EAGAIN when a rename anywhere raced with the walk; it is tried
-// again, for a while.
-func openat2(dir int, path string, how *unix.OpenHow) (fd int, err error) {
-	for range 200 {
-		fd, err = unix.Openat2(dir, path, how)
-		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	return fd, err
 }
 
 // stageName is the folder's name beside the jail.
@@ -153,7 +142,7 @@ func (e *Env) findStage(path string) (*fileset.Stages, error) {
 		return nil, gone
 	}
 	parent := filepath.Dir(dir)
-	fd, err := openat2(unix.AT_FDCWD, parent, &unix.OpenHow{
+	fd, err := sys.Openat2(unix.AT_FDCWD, parent, &unix.OpenHow{
 		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_NO_SYMLINKS,
 	})

@@ -111,8 +111,13 @@ func (a *app) createWith(ctx context.Context, s *session) error {
 	return s.finish(nil, steps.Outcome{Result: event.Created, Facts: steps.Facts{To: m.Holds()}})
 }
 
-// withParts takes the parts out of what --with names: the rest are modules.
-func (s *session) withParts() {
+// withParts takes the parts out of what --with names, and joins them to the
+// recipe: the rest are modules.
+func (s *session) withParts() { s.recipe = recipes.Join(s.recipe, s.takeParts()...) }
+
+// takeParts takes the parts out of what --with names, each once, and leaves the
+// modules.
+func (s *session) takeParts() []*recipes.Recipe {
 	var parts []*recipes.Recipe
 	var modules []string
 	for _, name := range *s.set.With {
@@ -125,7 +130,7 @@ func (s *session) withParts() {
 		}
 	}
 	*s.set.With = modules
-	s.recipe = recipes.Join(s.recipe, parts...)
+	return parts
 }
 
 // lockPlace keeps a second create from the same folder: there is no jail yet
@@ -134,10 +139,7 @@ func (s *session) lockPlace(ctx context.Context, dir string) error {
 	name := sha256.Sum256([]byte(dir))
 	var err error
 	s.lock, err = journal.Acquire(ctx, s.dirs.Run, "create-"+hex.EncodeToString(name[:8]), journal.Holder{Run: s.run, Verb: s.verb}, s.set.LockWait.D())
-	if err != nil && errors.Is(context.Cause(ctx), steps.ErrInterrupted) {
-		return &steps.Error{Kind: steps.ErrInterrupted, Err: errors.New("interrupted while waiting for the lock; nothing is changed")}
-	}
-	return err
+	return waiting(ctx, err)
 }
 
 // enter makes a jail known that is whole and is about to get the name dir: in the

@@ -81,11 +81,7 @@ func (d *demo) sabotaging(ctx context.Context) error {
 		d.say.fact("", "%s", with)
 	}
 	d.say.fact("", "%s nothing wrong with it, and yet %s", d.tests(), bad.harm)
-	before, _, err := d.fingerprint()
-	if err != nil {
-		return err
-	}
-	l, err := d.load(ctx)
+	before, l, err := d.underLoad(ctx)
 	if err != nil {
 		return err
 	}
@@ -131,11 +127,7 @@ func (d *demo) killing(ctx context.Context) error {
 		return err
 	}
 	d.say.fact("version:", "%s %s, and nothing is wrong with it", d.server(), version)
-	before, _, err := d.fingerprint()
-	if err != nil {
-		return err
-	}
-	l, err := d.load(ctx)
+	before, l, err := d.underLoad(ctx)
 	if err != nil {
 		return err
 	}
@@ -172,6 +164,14 @@ func (d *demo) killing(ctx context.Context) error {
 		return err
 	}
 	return d.unchanged(before)
+}
+
+// underLoad remembers what the jail holds, and begins the load.
+func (d *demo) underLoad(ctx context.Context) (before map[string]string, l *load, err error) {
+	if before, _, err = d.fingerprint(); err == nil {
+		l, err = d.load(ctx)
+	}
+	return before, l, err
 }
 
 // load begins the load and waits for the first page.

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -83,17 +82,11 @@ func (s *session) noNewParts(install bool) error {
 		return nil // what opens the jail says so
 	}
 	defer root.Close()
-	var modules []string
-	for _, name := range *s.set.With {
-		c, ok := s.recipes.Companion(s.recipe, strings.ReplaceAll(name, "_", "-"))
-		switch {
-		case !ok:
-			modules = append(modules, name)
-		case !steps.Holds(root, c):
+	for _, c := range s.takeParts() {
+		if !steps.Holds(root, c) {
 			return &steps.Error{Kind: steps.ErrUsage, Err: fmt.Errorf("cannot add %s to a jail: upgrade brings in modules only", c.Name),
 				Hint: "build a new jail with it: jailup create " + s.asked + " --with " + c.Name + " --jail DIR"}
 		}
 	}
-	*s.set.With = modules
 	return nil
 }

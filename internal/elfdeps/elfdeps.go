@@ -377,8 +377,8 @@ func (r *Resolver) parse(path string) (*Object, error) {
 	return obj, err
 }
 
-// IsELF tells whether the file begins as an ELF file does.
-func IsELF(f File) bool {
+// IsELF tells whether a file begins as an ELF file does, elf(5).
+func IsELF(f io.ReaderAt) bool {
 	var magic [4]byte
 	n, _ := f.ReadAt(magic[:], 0)
 	return n == len(magic) && string(magic[:]) == elfMagic

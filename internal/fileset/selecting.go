@@ -3,7 +3,6 @@ package fileset
 import (
 	"context"
 	"fmt"
-	"io"
 	"path"
 	"slices"
 
@@ -249,9 +248,7 @@ func (s *selector) isELF(n *Node) bool {
 		return false
 	}
 	defer f.Close()
-	var magic [4]byte
-	_, err = io.ReadFull(f, magic[:])
-	return err == nil && string(magic[:]) == "\x7fELF"
+	return elfdeps.IsELF(f)
 }
 
 func (s *selector) whole() bool { return s.in.Whole || s.in.Old != nil && s.in.Old.Whole }

@@ -79,7 +79,7 @@ func makeOwn(parent *os.File, name string, mkdirat func(dir int, name string, mo
 
 // openOwn opens a directory in an open one, and looks whether it is jailup's.
 func openOwn(parent *os.File, name, path string) (*os.File, error) {
-	fd, err := openBeneath(int(parent.Fd()), name)
+	fd, err := sys.OpenDirBeneath(int(parent.Fd()), name)
 	switch {
 	case errors.Is(err, unix.ELOOP):
 		return nil, &ForeignError{path, "is a link"}
@@ -110,22 +110,6 @@ func openOwn(parent *os.File, name, path string) (*os.File, error) {
 		return nil, err
 	}
 	return f, nil
-}
-
-// openBeneath opens a directory by its one name. openat2 answers EAGAIN when a
-// rename anywhere raced with the walk; it is tried again, for a while.
-func openBeneath(dir int, name string) (fd int, err error) {
-	how := unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
-	}
-	for range 200 {
-		fd, err = unix.Openat2(dir, name, &how)
-		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	return fd, err
 }
 
 // Path is where the folder was when it was opened, for messages and records.

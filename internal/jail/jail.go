@@ -24,6 +24,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/jailup/jailup/internal/sys"
 	"github.com/jailup/jailup/internal/wall"
 )
 
@@ -369,14 +370,7 @@ func OpenAt(dir int, name string) (*os.File, error) {
 		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
 	}
-	var pathFd int
-	var err error
-	for range 200 { // EAGAIN: a rename anywhere raced with it
-		pathFd, err = unix.Openat2(dir, name, &how)
-		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
+	pathFd, err := sys.Openat2(dir, name, &how)
 	if err != nil {
 		return nil, wrap("open", name, err)
 	}

@@ -2,9 +2,7 @@ package service
 
 import (
 	"errors"
-	"fmt"
 	"io"
-	"os"
 	"path"
 	"slices"
 	"sort"
@@ -101,15 +99,11 @@ type Outer struct {
 // into are left out.
 func Chrooted(root *jail.Root, names ...string) ([]Outer, error) {
 	c := NewProcess(root, Spec{Name: "server"})
-	dir, err := os.Open(c.procRoot)
+	dir, all, err := c.listed()
 	if err != nil {
-		return nil, fmt.Errorf("cannot list processes: %w", err)
+		return nil, err
 	}
 	defer dir.Close()
-	all, err := dir.Readdirnames(-1)
-	if err != nil {
-		return nil, fmt.Errorf("cannot list processes: %w", err)
-	}
 	w, err := c.want()
 	if err != nil {
 		return nil, err

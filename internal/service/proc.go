@@ -107,21 +107,28 @@ func ancestors(procRoot string) map[int]bool {
 	return set
 }
 
+// listed opens /proc, for the caller to close, and lists what is in it.
+func (c *ProcessController) listed() (dir *os.File, names []string, err error) {
+	if dir, err = os.Open(c.procRoot); err == nil {
+		if names, err = dir.Readdirnames(-1); err == nil {
+			return dir, names, nil
+		}
+		dir.Close()
+	}
+	return nil, nil, fmt.Errorf("cannot list processes: %w", err)
+}
+
 // scan reads all processes.
 func (c *ProcessController) scan(w want) (*table, error) { return c.rescan(w, nil, nil) }
 
 // rescan is scan, but takes the processes of old that are in known over without
 // looking at them again.
 func (c *ProcessController) rescan(w want, old *table, known map[int]bool) (*table, error) {
-	dir, err := os.Open(c.procRoot)
+	dir, names, err := c.listed()
 	if err != nil {
-		return nil, fmt.Errorf("cannot list processes: %w", err)
+		return nil, err
 	}
 	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
-	if err != nil {
-		return nil, fmt.Errorf("cannot list processes: %w", err)
-	}
 	t := &table{byPID: make(map[int]*proc, len(names))}
 	// The newest first: what forks all the time is gone again soon.
 	for _, name := range slices.Backward(names) {

@@ -177,7 +177,7 @@ func removeTree(dir int, name string, top, depth int) error {
 	if !errors.Is(err, unix.EISDIR) && !errors.Is(err, unix.EPERM) {
 		return err
 	}
-	fd, oerr := openLevel(dir, name)
+	fd, oerr := OpenDirBeneath(dir, name)
 	if oerr != nil {
 		if errors.Is(oerr, unix.ENOTDIR) || errors.Is(oerr, unix.ELOOP) {
 			return err // a file that cannot be unlinked, immutable perhaps
@@ -214,23 +214,6 @@ func removeTree(dir int, name string, top, depth int) error {
 		}
 	}
 	return ignoreNotExist(Unlinkat(dir, name, unix.AT_REMOVEDIR))
-}
-
-// openLevel opens a directory of a tree that is removed: EXDEV at a mount, ELOOP or
-// ENOTDIR at what is no directory. openat2 answers EAGAIN when a rename anywhere
-// raced with it.
-func openLevel(dir int, name string) (fd int, err error) {
-	how := unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
-	}
-	for range 200 {
-		fd, err = unix.Openat2(dir, name, &how)
-		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	return fd, err
 }
 
 func ignoreNotExist(err error) error {
