@@ -1,6 +1,7 @@
 package checks
 
 import (
+	"bytes"
 	"fmt"
 	"net"
 	"net/url"
@@ -9,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"go.yaml.in/yaml/v3"
 
 	"github.com/jailup/jailup/internal/event"
 	"github.com/jailup/jailup/internal/webconf"
@@ -42,6 +45,31 @@ type UserCheck struct {
 	Body   string `yaml:"body,omitempty" json:"body,omitempty"`
 	// MaxTime is the longest time that the whole answer may take.
 	MaxTime time.Duration `yaml:"max-time,omitempty" json:"max-time,omitempty"`
+}
+
+// ReadConfig reads what a configuration file has under "checks": the list of them,
+// or a Config. The zero node says nothing. An error tells the first thing that is
+// wrong.
+func ReadConfig(node *yaml.Node) (Config, error) {
+	var c Config
+	if node.IsZero() {
+		return c, nil
+	}
+	text, err := yaml.Marshal(node)
+	if err != nil {
+		return c, err
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(text))
+	dec.KnownFields(true) // a misspelt key would be a check that never fails
+	if node.Kind == yaml.SequenceNode {
+		err = dec.Decode(&c.Checks)
+	} else {
+		err = dec.Decode(&c)
+	}
+	if err != nil {
+		return c, err
+	}
+	return c, c.Validate()
 }
 
 // Validate tells the first thing that is wrong, with the key's path:

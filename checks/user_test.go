@@ -128,3 +128,29 @@ type oneFile string
 
 func (f oneFile) ReadFile(string, int64) ([]byte, error) { return []byte(f), nil }
 func (f oneFile) ReadDir(string) ([]string, error)       { return nil, nil }
+
+func TestReadConfig(t *testing.T) {
+	t.Parallel()
+	read := func(text string) (Config, error) {
+		var doc struct{ Checks yaml.Node }
+		require.NoError(t, yaml.Unmarshal([]byte(text), &doc))
+		return ReadConfig(&doc.Checks)
+	}
+	none, err := read("other: 1\n")
+	require.NoError(t, err)
+	require.Equal(t, Config{}, none)
+	list, err := read("checks:\n- {path: /a, status: 200}\n")
+	require.NoError(t, err)
+	require.Equal(t, Config{Checks: []UserCheck{{Path: "/a", Status: 200}}}, list)
+	whole, err := read("checks:\n  checks: [{path: /a, status: 200}]\n  skip: [log]\n")
+	require.NoError(t, err)
+	require.Equal(t, Config{Checks: list.Checks, Skip: []string{"log"}}, whole)
+	for text, says := range map[string]string{
+		"checks: [{path: /a, statsu: 200}]\n": "statsu", // it would be a check that never fails
+		"checks: [{path: /a, status: 99}]\n":  "checks[0].status: 99",
+		"checks: {skip: [nothing]}\n":         "skip[0]",
+	} {
+		_, err := read(text)
+		require.ErrorContains(t, err, says)
+	}
+}

@@ -142,13 +142,6 @@ func ReadRun(stateDir, run string, busy *journal.Holder) (*Story, error) {
 	return st, nil
 }
 
-// runTime reads the time that a run's id begins with.
-func runTime(run string) time.Time {
-	stamp, _, _ := strings.Cut(run, "-")
-	t, _ := time.Parse("20060102T150405Z", stamp)
-	return t
-}
-
 // fate tells what became of a run whose record has no end: by the lock, by the
 // journal, and by what is installed.
 func (st *Story) fate(stateDir, run string, busy *journal.Holder) error {

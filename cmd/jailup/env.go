@@ -1,14 +1,12 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"time"
 
-	"go.yaml.in/yaml/v3"
 	"golang.org/x/sys/unix"
 
 	"github.com/jailup/jailup/backup"
@@ -77,28 +75,11 @@ func (s *session) env() (*steps.Env, error) {
 
 // checks reads the user's own checks out of the configuration.
 func (s *session) checks() (checks.Config, error) {
-	var c checks.Config
 	node := s.conf.Checks
 	if s.named != nil && !s.named.Checks.IsZero() {
 		node = s.named.Checks
 	}
-	if node.IsZero() {
-		return c, nil
-	}
-	text, err := yaml.Marshal(&node)
-	if err != nil {
-		return c, err
-	}
-	dec := yaml.NewDecoder(bytes.NewReader(text))
-	dec.KnownFields(true) // a misspelt key would be a check that never fails
-	if node.Kind == yaml.SequenceNode {
-		err = dec.Decode(&c.Checks)
-	} else {
-		err = dec.Decode(&c)
-	}
-	if err == nil {
-		err = c.Validate()
-	}
+	c, err := checks.ReadConfig(&node)
 	if err != nil {
 		return c, &steps.Error{Kind: steps.ErrUsage, Err: fmt.Errorf("cannot read the checks of the configuration: %w", err)}
 	}

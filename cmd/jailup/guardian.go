@@ -14,6 +14,7 @@ import (
 	"github.com/jailup/jailup/internal/config"
 	"github.com/jailup/jailup/internal/event"
 	"github.com/jailup/jailup/internal/guard"
+	"github.com/jailup/jailup/internal/jail"
 	"github.com/jailup/jailup/internal/journal"
 	"github.com/jailup/jailup/internal/sys"
 	"github.com/jailup/jailup/internal/wall"
@@ -184,7 +185,7 @@ func (a *app) usualState() bool {
 	if err != nil || a.flags.StateDir == nil {
 		return err == nil
 	}
-	return realPath(*a.flags.StateDir) == realPath(*config.Defaults(dirs).StateDir)
+	return jail.RealPath(*a.flags.StateDir) == jail.RealPath(*config.Defaults(dirs).StateDir)
 }
 
 // hold is the persistent guard of the session's jail.

@@ -10,8 +10,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/jailup/jailup/internal/config"
 	"github.com/jailup/jailup/internal/event"
 	"github.com/jailup/jailup/internal/jail"
@@ -84,7 +82,7 @@ func (s *session) take(ctx context.Context) error {
 	if os.Geteuid() != 0 {
 		return &steps.Error{Err: fmt.Errorf("cannot %s jail %s: only root can", s.verb, event.Clean(s.path, 200)), Hint: "use sudo"}
 	}
-	if lacks := missingCapabilities(); len(lacks) > 0 {
+	if lacks := steps.MissingCapabilities(); len(lacks) > 0 {
 		// A server would be stopped that could not be started again.
 		return &steps.Error{Err: fmt.Errorf("cannot %s jail %s: this root has no %s", s.verb, event.Clean(s.path, 200), strings.Join(lacks, ", ")),
 			Hint: "run it with the capabilities of the host's root"}
@@ -125,34 +123,6 @@ func (s *session) take(ctx context.Context) error {
 		s.sweep()
 	}
 	return waiting(ctx, err)
-}
-
-// missingCapabilities names what it takes to exchange files of any owner, to signal
-// a server and to start it in its jail, and this process has not.
-func missingCapabilities() []string {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var have [2]unix.CapUserData
-	if unix.Capget(&header, &have[0]) != nil {
-		return nil // the kernel does not say; the steps will
-	}
-	var lacks []string
-	for _, c := range []struct {
-		bit  uint
-		name string
-	}{
-		{unix.CAP_CHOWN, "CAP_CHOWN"},
-		{unix.CAP_DAC_OVERRIDE, "CAP_DAC_OVERRIDE"},
-		{unix.CAP_FOWNER, "CAP_FOWNER"},
-		{unix.CAP_KILL, "CAP_KILL"},
-		{unix.CAP_SETGID, "CAP_SETGID"},
-		{unix.CAP_SETUID, "CAP_SETUID"},
-		{unix.CAP_SYS_CHROOT, "CAP_SYS_CHROOT"},
-	} {
-		if have[c.bit/32].Effective&(1<<(c.bit%32)) == 0 {
-			lacks = append(lacks, c.name)
-		}
-	}
-	return lacks
 }
 
 // lockFolder takes the lock that runs with another state see as well: by file
@@ -202,35 +172,13 @@ func (s *session) writes() []string {
 // stateDir is the jail's own folder.
 func (s *session) stateDir() string { return filepath.Join(*s.set.StateDir, s.id) }
 
-// realPath resolves the links of what is there of a path.
-func realPath(p string) string {
-	if real, err := filepath.EvalSymlinks(p); err == nil {
-		return real
-	}
-	if up := filepath.Dir(p); up != p {
-		return filepath.Join(realPath(up), filepath.Base(p))
-	}
-	return p
-}
-
 // outside refuses a folder of the host that lies in the jail, where whoever
 // writes in the jail could lead it elsewhere.
 func (s *session) outside(dir, what string) error {
 	if s.root == nil {
 		return nil
 	}
-	real := dir
-	for p := dir; ; p = filepath.Dir(p) {
-		if r, err := filepath.EvalSymlinks(p); err == nil {
-			rest, _ := filepath.Rel(p, dir)
-			real = filepath.Join(r, rest)
-			break
-		}
-		if p == filepath.Dir(p) {
-			break
-		}
-	}
-	if rel, err := filepath.Rel(s.root.Path(), real); err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
+	if rel, err := filepath.Rel(s.root.Path(), jail.RealPath(dir)); err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
 		return &steps.Error{Kind: steps.ErrUsage, Err: fmt.Errorf("cannot use %s as the %s: it lies in the jail", event.Clean(dir, 200), what),
 			Hint: "choose a folder outside of " + s.root.Path()}
 	}

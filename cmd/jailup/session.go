@@ -1,8 +1,6 @@
 package main
 
 import (
-	"crypto/rand"
-	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -100,7 +98,7 @@ func (a *app) open(verb string) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &session{a: a, verb: verb, conf: conf, recipes: set, dirs: dirs, run: runID(), began: time.Now()}
+	s := &session{a: a, verb: verb, conf: conf, recipes: set, dirs: dirs, run: steps.NewRunID(), began: time.Now()}
 	layers := []config.Settings{a.flags, env}
 	if a.jail != "" {
 		s.path, s.named = conf.Locate(a.jail)
@@ -118,7 +116,7 @@ func (a *app) open(verb string) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	if realPath(state) != realPath(*usual.StateDir) {
+	if jail.RealPath(state) != jail.RealPath(*usual.StateDir) {
 		// Snapshots and locks go with the state, so that a private state is
 		// private, and one state has one lock however it was named.
 		dirs.Snapshots, dirs.Run = filepath.Join(state, "snapshots"), filepath.Join(state, "run")
@@ -143,14 +141,6 @@ func (s *session) tellTrouble() {
 		s.troubleTold = true
 		s.events.Notice(event.Warning, s.trouble.Error(), "")
 	}
-}
-
-func runID() string {
-	var b [2]byte
-	_, _ = rand.Read(b[:])
-	// In the order of their time, also within a second.
-	now := time.Now().UTC()
-	return fmt.Sprintf("%s-%03x%s", now.Format("20060102T150405Z"), now.Nanosecond()/1e6, hex.EncodeToString(b[:]))
 }
 
 func (a *app) newUI(set config.Settings) *ui.UI {

@@ -42,7 +42,7 @@ func (s *session) behindWall(ctx context.Context, what func() wall.Spec) error {
 		}
 	}
 	for i, d := range spec.Dirs {
-		spec.Dirs[i] = realPath(d)
+		spec.Dirs[i] = jail.RealPath(d)
 	}
 	// A signal that has come is obeyed here; one that comes from now on ends the
 	// process, which has begun nothing.
@@ -118,7 +118,7 @@ func (s *session) allWall(jails []journal.Jail) wall.Spec {
 func sameMount(dir string, mount uint64) bool {
 	var st unix.Statx_t
 	err := unix.Statx(unix.AT_FDCWD, dir, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_TYPE|unix.STATX_MNT_ID, &st)
-	return err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR && st.Mnt_id == mount && realPath(dir) == dir
+	return err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR && st.Mnt_id == mount && jail.RealPath(dir) == dir
 }
 
 // ownDirs are the folders of jailup's own that a verb writes to. What is missing
@@ -148,7 +148,7 @@ func (s *session) placeWall(dir string, free []string, dirs ...string) wall.Spec
 	parent := filepath.Dir(dir)
 	for p := parent; ; p = filepath.Dir(p) {
 		if st, err := os.Stat(p); err == nil && st.IsDir() {
-			parent = realPath(p)
+			parent = jail.RealPath(p)
 			break
 		}
 		if p == filepath.Dir(p) {

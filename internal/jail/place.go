@@ -28,7 +28,7 @@ func CheckPlace(dir string) error {
 	if err != nil {
 		return fmt.Errorf("cannot use %s as a jail: %w", dir, err)
 	}
-	real := realPrefix(abs)
+	real := RealPath(abs)
 	if system[real] || system[abs] {
 		return fmt.Errorf("cannot use %s as a jail: it is a system directory of the host", dir)
 	}
@@ -53,8 +53,9 @@ func CheckPlace(dir string) error {
 	}
 }
 
-// realPrefix resolves the links of the part of p that exists.
-func realPrefix(p string) string {
+// RealPath resolves the links of the part of a path of the host that exists, and
+// leaves the rest as it is.
+func RealPath(p string) string {
 	real, err := filepath.EvalSymlinks(p)
 	if err == nil {
 		return real
@@ -63,5 +64,5 @@ func realPrefix(p string) string {
 	if parent == p {
 		return p
 	}
-	return filepath.Join(realPrefix(parent), filepath.Base(p))
+	return filepath.Join(RealPath(parent), filepath.Base(p))
 }
