@@ -32,7 +32,11 @@ type Jail struct {
 // Page is what every jail serves at "/".
 const Page = "<!doctype html><title>jail</title><p>served from the jail\n"
 
-const minimalConf = `# written by hand
+// minimalConf is a whole configuration of nginx: siteHead, more locations where a
+// jail has them, siteEnd.
+const (
+	minimalConf = siteHead + siteEnd
+	siteHead    = `# written by hand
 user www-data;
 worker_processes 2;
 pid /run/nginx.pid;
@@ -47,9 +51,11 @@ http {
         server_name localhost;
         root /srv/www;
         location / { index index.html; }
-    }
+`
+	siteEnd = `    }
 }
 `
+)
 
 // HandMadeJail builds a jail the way the usual tutorial does: the nginx binary
 // copied, each library that ld.so lists copied to the very path it is listed

@@ -11,29 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const phpSite = `# written by hand
-user www-data;
-worker_processes 2;
-pid /run/nginx.pid;
-error_log /var/log/nginx/error.log notice;
-events { worker_connections 64; }
-http {
-    include /etc/nginx/mime.types;
-    access_log /var/log/nginx/access.log;
-    keepalive_timeout 5;
-    server {
-        listen 127.0.0.1:@PORT@;
-        server_name localhost;
-        root /srv/www;
-        location / { index index.html; }
-        location ~ \.php$ {
+const phpSite = siteHead + `        location ~ \.php$ {
             include /etc/nginx/fastcgi_params;
             fastcgi_param SCRIPT_FILENAME $document_root$fastcgi_script_name;
             fastcgi_pass @FASTCGI@;
         }
-    }
-}
-`
+` + siteEnd
 
 // PHPPages are the pages of a jail with PHP, besides "/": index.php tells the
 // version and the extensions, use.php uses what often breaks, one line each,

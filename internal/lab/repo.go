@@ -180,3 +180,10 @@ func (r *Repo) write(t testing.TB, path string, data []byte) {
 		t.Fatal(err)
 	}
 }
+
+// ServeBytes answers as a mirror's file server does: ranges, and an ETag that is
+// another one for other content.
+func ServeBytes(w http.ResponseWriter, q *http.Request, data []byte) {
+	w.Header().Set("ETag", fmt.Sprintf(`"%x"`, sha256.Sum256(data))[:17]+`"`)
+	http.ServeContent(w, q, "", time.Time{}, bytes.NewReader(data))
+}

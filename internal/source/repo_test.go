@@ -1,10 +1,7 @@
 package source
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -155,9 +152,7 @@ func (r *repo) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	case hook != nil:
 		hook(w, req)
 	case ok:
-		h := sha256.Sum256(data)
-		w.Header().Set("ETag", `"`+hex.EncodeToString(h[:8])+`"`)
-		http.ServeContent(w, req, "", time.Time{}, bytes.NewReader(data))
+		lab.ServeBytes(w, req, data)
 	default:
 		http.NotFound(w, req)
 	}
