@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -176,7 +178,11 @@ func TestVerbsOnARealJail(t *testing.T) {
 	require.Equal(t, []any{id}, doc["pruned"])
 
 	t.Log("a server that is half dead is unhealthy, and stop ends it all the same")
-	require.NoError(t, unix.Kill(j.MasterPID(), unix.SIGKILL))
+	killed := j.MasterPID()
+	require.NoError(t, unix.Kill(killed, unix.SIGKILL))
+	lab.Eventually(t, 5*time.Second, "the master is dead", func() bool {
+		return !slices.ContainsFunc(j.Processes(), func(p lab.Process) bool { return p.PID == killed })
+	})
 	require.Equal(t, false, status(5)["healthy"])
 	c.lines(5, in("check", "nginx")...)
 	done = last(c.lines(0, in("stop", "nginx")...))
