@@ -194,7 +194,7 @@ func (c *Create) validate() error {
 func CheckListen(s string) error {
 	host, port, err := net.SplitHostPort(s)
 	if err != nil {
-		return fmt.Errorf("%q is not ADDR:PORT", s)
+		return fmt.Errorf("%q is not ADDR:PORT, such as 127.0.0.1:8088", s)
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
 		return fmt.Errorf("%q is no port (1 to 65535)", port)

@@ -38,7 +38,7 @@ func (s *session) openJail() (known bool, err error) {
 		case errors.Is(err, fs.ErrNotExist) && s.verb == "recover":
 			hint = "see which jails there are: jailup status"
 		case errors.Is(err, fs.ErrNotExist) && !strings.Contains(s.a.jail, "/"):
-			hint = "no jail of that name is configured in " + filepath.Join(s.dirs.Config, "jails.d") + "; build one with: jailup create SERVER --jail ./" + event.Clean(s.path, 200)
+			hint = "no jail of that name is configured in " + filepath.Join(s.conf.Dir, "jails.d") + "; build one with: jailup create SERVER --jail ./" + event.Clean(s.path, 200)
 		case errors.Is(err, fs.ErrNotExist):
 			hint = "build one with: jailup create SERVER --jail " + event.Clean(s.path, 200)
 		}

@@ -34,6 +34,9 @@ func (a *app) planVerb() *cobra.Command {
   jailup plan nginx --jail /chroot -o plan.json --detailed-exitcode`,
 		Args: exactArgs("SERVER"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if f.file == ui.JSON || f.file == ui.Text {
+				return usage(fmt.Errorf("cannot write the plan to a file named %s", f.file), "-o of plan names a file; for JSON lines: --output json; for that very file: -o ./"+f.file)
+			}
 			s, err := a.open("plan")
 			if err != nil {
 				return err

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -43,6 +45,9 @@ func (a *app) run(ctx context.Context, argv []string) error {
 	// What the program prints is all there is: no story, no summary.
 	s.ui.Close()
 	if err := s.needJail(); err != nil {
+		if len(argv) > 1 && slices.ContainsFunc(argv, func(w string) bool { return w == "-j" || w == "--jail" || strings.HasPrefix(w, "--jail=") }) {
+			return usage(err, "what comes after the first word is the program's: jailup run --jail DIR -- COMMAND")
+		}
 		return err
 	}
 	if err := s.needRoot(); err != nil {
@@ -80,4 +85,9 @@ func (a *app) run(ctx context.Context, argv []string) error {
 		return errTold
 	}
 	return nil
+}
+
+// usage is an error of the command line with a hint of its own.
+func usage(err error, hint string) error {
+	return &steps.Error{Kind: steps.ErrUsage, Err: err, Hint: hint}
 }

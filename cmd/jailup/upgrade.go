@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -68,7 +69,13 @@ func (a *app) upgrade(ctx context.Context, server string, f upgradeFlags) error 
 	}
 	e.Options.Adopt = f.adopt
 	e.Guard = s.guardian
-	return s.finish(e, steps.Execute(ctx, e, steps.Upgrade(e), s.facts()))
+	out := steps.Execute(ctx, e, steps.Upgrade(e), s.facts())
+	if asked := a.flags.Suite; asked != nil && *asked != "" && out.Err == nil && out.Result == event.Upgraded &&
+		(s.named == nil || s.named.Suite == nil || *s.named.Suite != *asked) {
+		s.events.Notice(event.Info, "write suite: "+event.Clean(*asked, 60)+" into the jail's file in "+filepath.Join(s.conf.Dir, "jails.d")+
+			": an upgrade from the host's own sources would be a step back, and is skipped", "")
+	}
+	return s.finish(e, out)
 }
 
 // noNewParts refuses to bring a server into a jail that has none of it: parts come

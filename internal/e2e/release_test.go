@@ -157,6 +157,7 @@ func createdNextRelease(t *testing.T, r releases, server, with, sapi string) {
 
 	said := s.watch()
 	up := s.upgrade(0, "upgraded", r.args("--drop-module", "imap")...)
+	require.Contains(t, up.String(), "write suite: "+r.next+" into the jail's file", "the next upgrade would find older versions only")
 	requireServed(t, said())
 	require.Equal(t, r.newVersion, s.requireUp(t, "mysqli", "pdo_mysql", "gd", "memcached", "zend opcache"))
 	_, ext := s.PHP(t)
