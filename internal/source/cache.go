@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -132,6 +133,8 @@ func (c *Cache) Get(sha string, size int64) (Blob, error) {
 		return Blob{}, fmt.Errorf("cannot look up %q: not a SHA-256", sha)
 	}
 	path := c.Path(sha)
+	// Prune goes by the time of the last use; a cache on a read-only disk still serves.
+	_ = sys.Utimes(unix.AT_FDCWD, path, time.Now().UnixNano())
 	f, err := openVerified(path, sha, size)
 	if errors.Is(err, ErrHash) {
 		if err := c.remove(path); err != nil {
@@ -143,8 +146,6 @@ func (c *Cache) Get(sha string, size int64) (Blob, error) {
 		return Blob{}, err
 	}
 	defer f.Close()
-	// Prune goes by the time of the last use; a cache on a read-only disk still serves.
-	_ = sys.Utimes(unix.AT_FDCWD, path, time.Now().UnixNano())
 	fi, err := f.Stat()
 	if err != nil {
 		return Blob{}, err
@@ -176,7 +177,8 @@ func (c *Cache) Put(ctx context.Context, r io.Reader, sha string, size int64) (B
 	err = func() error {
 		h := sha256.New()
 		r := io.LimitReader(ctxReader{ctx, r}, limit+1)
-		n, err := io.Copy(sys.Writer(f), io.TeeReader(r, h))
+		buf := make([]byte, min(max(limit, 1), 1<<20))
+		n, err := io.CopyBuffer(sys.Writer(f), io.TeeReader(r, h), buf)
 		if err != nil {
 			return err
 		}
@@ -361,17 +363,48 @@ func openFile(path string, flags int) (*os.File, error) {
 }
 
 // openVerified opens a file of the cache and hashes it through the descriptor
-// it returns. size below 0 means unknown.
+// it returns. size below 0 means unknown. What this process has hashed before, and
+// nobody has written to or changed since, is not hashed again: a package is opened
+// for its control data, for its list of files and for the files.
 func openVerified(path, sha string, size int64) (*os.File, error) {
 	f, err := openFile(path, unix.O_NOFOLLOW)
 	if err != nil {
 		return nil, err
 	}
+	was, ours := asOf(f, sha)
+	if _, ok := hashed.Load(was); ok && ours && (size < 0 || size == was.size) {
+		return f, nil
+	}
 	if err := verifyFile(f, sha, size); err != nil {
 		f.Close()
 		return nil, err
 	}
+	if is, _ := asOf(f, sha); ours && is == was {
+		hashed.Store(is, nil)
+	}
 	return f, nil
+}
+
+// fileState is a file as it was at one time: each change of its data or of its inode
+// changes ctime, which nobody can set (inode(7)).
+type fileState struct {
+	dev, ino     uint64
+	size         int64
+	mtime, ctime unix.Timespec
+	sha          string
+}
+
+var hashed sync.Map // of states that have the digest that they name
+
+// asOf tells what a file is now, and whether it is this user's and nobody else may
+// write to it: of such a file alone the times are trusted.
+func asOf(f *os.File, sha string) (fileState, bool) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return fileState{}, false
+	}
+	ours := int(st.Uid) == os.Geteuid() && st.Mode&0o022 == 0
+	return fileState{uint64(st.Dev), st.Ino, st.Size, st.Mtim, st.Ctim, sha}, ours
 }
 
 // verifyFile hashes an open file from its start and leaves it there.
