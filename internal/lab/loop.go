@@ -44,15 +44,7 @@ func InPrivateMounts(t *testing.T) bool {
 		return false
 	}
 	Need(t, "root", "mounts")
-	var names []string
-	for part := range strings.SplitSeq(t.Name(), "/") {
-		names = append(names, "^"+regexp.QuoteMeta(part)+"$")
-	}
-	args := []string{"-test.run=" + strings.Join(names, "/"), "-test.v", "-test.count=1", "-test.parallel=1"}
-	if d, ok := t.Deadline(); ok {
-		// Early enough that what it leaves then can still be found and ended.
-		args = append(args, "-test.timeout="+max(time.Until(d)-3*privateGrace, time.Second).String())
-	}
+	args := again(t)
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -80,6 +72,20 @@ func InPrivateMounts(t *testing.T) bool {
 		t.Logf("in a private mount namespace:\n| %s", strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n| "))
 	}
 	return true
+}
+
+// again are the arguments with which a test binary runs one test once more, alone.
+func again(t *testing.T) []string {
+	var names []string
+	for part := range strings.SplitSeq(t.Name(), "/") {
+		names = append(names, "^"+regexp.QuoteMeta(part)+"$")
+	}
+	args := []string{"-test.run=" + strings.Join(names, "/"), "-test.v", "-test.count=1", "-test.parallel=1"}
+	if d, ok := t.Deadline(); ok {
+		// Early enough that what it leaves then can still be found and ended.
+		args = append(args, "-test.timeout="+max(time.Until(d)-3*privateGrace, time.Second).String())
+	}
+	return args
 }
 
 // loopSlots is how many loop devices the tests of one machine use at once; a

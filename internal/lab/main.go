@@ -23,6 +23,7 @@ import (
 // get a temporary folder of their own, on disk ($TMPDIR) and in memory, and a
 // mark in the environment.
 func Main(m *testing.M, reexec ...func() bool) {
+	initApart()
 	for _, f := range reexec {
 		if f() {
 			os.Exit(0)

@@ -25,3 +25,27 @@ func TestPlainPackagesHoldTheSame(t *testing.T) {
 		}
 	}
 }
+
+// What is left of a light package is what it was, and its md5sums name nothing else.
+func TestLightPackagesHoldLess(t *testing.T) {
+	t.Parallel()
+	pair := NginxPair(t)
+	light := Light(t, pair)
+	was, is := FindDeb(t, pair.New, "libc6"), FindDeb(t, light.New, "libc6")
+	before, after := filepath.Join(t.TempDir(), "was"), filepath.Join(t.TempDir(), "is")
+	for deb, dir := range map[string]string{was: before, is: after} {
+		out, err := exec.Command("dpkg-deb", "-R", deb, dir).CombinedOutput()
+		require.NoError(t, err, string(out))
+	}
+	sums := exec.Command("md5sum", "--check", "--quiet", "DEBIAN/md5sums")
+	sums.Dir = after
+	out, err := sums.CombinedOutput()
+	require.NoError(t, err, string(out))
+	a, b := TreeDigest(t, before, "DEBIAN/md5sums"), TreeDigest(t, after, "DEBIAN/md5sums")
+	require.Less(t, len(b), len(a))
+	for p := range a {
+		if b[p] == "" {
+			require.Regexp(t, "gconv|/share/doc|/share/lintian|audit|libmvec|libthread|malloc_debug|libnsl|libpcprofile|libmemusage|BrokenLocale", p)
+		}
+	}
+}
