@@ -28,7 +28,6 @@ const others = 30 * time.Second
 func TestKilledAtEveryInstant(t *testing.T) {
 	t.Parallel()
 	y := lab.NewTally(t, "crash")
-	y.Cases(1)
 	const n = 4
 	shards(t, n, func(t *testing.T, f *faultRun, shard int) {
 		f.cold()
@@ -36,6 +35,7 @@ func TestKilledAtEveryInstant(t *testing.T) {
 		f.toOld(y, f.whole(y, "upgraded"), "traced")
 		require.GreaterOrEqual(t, len(all), 400, "too few points to mean anything")
 		if shard == 0 {
+			y.Cases(1)
 			y.Of(len(all))
 		}
 		worst, missed, tried := time.Duration(0), 0, 0
@@ -110,13 +110,13 @@ func TestRollbackIsKilled(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			y := lab.NewTally(t, "crash")
-			y.Cases(1)
 			const n = 2
 			shards(t, n, func(t *testing.T, f *faultRun, shard int) {
 				all := f.passes(f.rolls(y, snapshot)...)
 				require.Equal(t, "old", f.whole(y, "rolled back"))
 				require.GreaterOrEqual(t, len(all), 100)
 				if shard == 0 {
+					y.Cases(1)
 					y.Of(len(all))
 				}
 				is := "old"
@@ -225,7 +225,6 @@ func (f *faultRun) recoveryKilled(y *lab.Tally, what, fault string) {
 func TestFaultGuardianIsKilled(t *testing.T) {
 	t.Parallel()
 	y := lab.NewTally(t, "crash")
-	y.Cases(1)
 	const n = 2
 	shards(t, n, func(t *testing.T, f *faultRun, shard int) {
 		install := in(f.passes(f.upgrading()...), "do install")
@@ -241,6 +240,7 @@ func TestFaultGuardianIsKilled(t *testing.T) {
 		all := placesOf(string(text))
 		require.NotEmpty(t, all)
 		if shard == 0 {
+			y.Cases(1)
 			y.Of(len(all))
 		}
 		for i, p := range thin(all) {
@@ -266,6 +266,9 @@ func TestSnapshotVerbsAreKilled(t *testing.T) {
 	for _, verb := range []string{"create", "prune"} {
 		t.Run(verb, func(t *testing.T) {
 			t.Parallel()
+			if apart(t) {
+				return
+			}
 			y := lab.NewTally(t, "crash")
 			y.Cases(1)
 			f := newFaultRun(t, lab.ShmDir(t))
@@ -380,6 +383,9 @@ func TestFaultSignals(t *testing.T) {
 // server's configuration in the sandbox.
 func TestFaultOnlyAChildIsKilled(t *testing.T) {
 	t.Parallel()
+	if apart(t) {
+		return
+	}
 	y := lab.NewTally(t, "crash")
 	f := newFaultRun(t, lab.ShmDir(t))
 	f.warm()

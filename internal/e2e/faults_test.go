@@ -50,7 +50,7 @@ type faultRun struct {
 func newFaultRun(t *testing.T, base string) *faultRun {
 	t.Helper()
 	lab.Need(t, "root", "apt", "dpkg-deb")
-	pair := lab.Plain(t, lab.NginxPair(t))
+	pair := lab.Light(t, lab.NginxPair(t))
 	f := &faultRun{t: t}
 	f.j = lab.HandMadeJail(t, pair.Old, lab.InDir(filepath.Join(base, "chroot")))
 	f.plant()
@@ -60,7 +60,7 @@ func newFaultRun(t *testing.T, base string) *faultRun {
 	f.j.Start(t)
 	f.h = newHost(t, pair.Old, pair.New)
 	f.h.bin = program(t, true)
-	f.h.env = []string{"JAILUP_FAULT_LOOKS=10ms"}
+	f.h.env = []string{"JAILUP_FAULT_LOOKS=10ms", "GOGC=800"}
 	f.old, f.can = stateless(t, f.j.Dir), lab.TreeDigest(t, f.canary)
 	return f
 }
@@ -465,11 +465,23 @@ func (f *faultRun) toNew(y *lab.Tally, is, what string) {
 	}
 }
 
-// shards runs do several times at once, each on a jail of its own.
+// apart is lab.Apart for a test that calls the programs.
+func apart(t *testing.T) bool {
+	t.Helper()
+	program(t, false)
+	program(t, true)
+	return lab.Apart(t)
+}
+
+// shards runs do several times at once, each on a jail of its own and among the
+// processes of its own alone: what is around the call runs in each of them too.
 func shards(t *testing.T, n int, do func(t *testing.T, f *faultRun, shard int)) {
 	for shard := range n {
 		t.Run(strconv.Itoa(shard), func(t *testing.T) {
 			t.Parallel()
+			if apart(t) {
+				return
+			}
 			f := newFaultRun(t, lab.ShmDir(t))
 			f.warm()
 			do(t, f, shard)

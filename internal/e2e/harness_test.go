@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -49,16 +50,22 @@ func program(t testing.TB, faults bool) string {
 	if faults {
 		p, tags = &built.faulty, "faultpoints"
 	}
+	// A process that runs one test of this one's again has it built already.
+	env := "JAILUP_E2E_PROGRAM_" + tags
+	if *p == "" {
+		*p = os.Getenv(env)
+	}
 	if *p == "" {
 		out := filepath.Join(built.dir, "jailup"+tags)
 		// A run beside this one may have the name in use: what it runs stays.
-		fresh := out + "." + strconv.Itoa(os.Getpid())
+		fresh := out + "." + rand.Text()
 		cmd := exec.Command("go", "build", "-tags", tags, "-o", fresh, "../../cmd/jailup")
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		msg, err := cmd.CombinedOutput()
 		require.NoError(t, err, string(msg))
 		require.NoError(t, os.Rename(fresh, out))
 		*p = out
+		require.NoError(t, os.Setenv(env, out))
 	}
 	return *p
 }

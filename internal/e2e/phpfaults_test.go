@@ -52,6 +52,9 @@ func at(t *testing.T, trace []string, text string) int {
 // typing anything, and the page of PHP with them.
 func TestFaultsOfTwoServers(t *testing.T) {
 	t.Parallel()
+	if apart(t) {
+		return
+	}
 	s, _ := handStack(t)
 	s.h.bin = program(t, true)
 	trace := tracePHP(t, s)
