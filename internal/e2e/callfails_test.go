@@ -33,8 +33,8 @@ func (c failure) String() string {
 
 // failures are the calls times the errors times once and for ever. Of calls that
 // are not all, nothing has happened yet to the server or its jail: of those each is
-// made to fail with one error once and one for ever, in turn, and the first of each
-// kind (step and call) with all.
+// made to fail with one error, once or for ever, in turn, and the first of each kind
+// (step and call) with all.
 func failures(list []place, all func(place) bool) (out []failure) {
 	seen := map[string]bool{}
 	for i, p := range list {
@@ -42,11 +42,10 @@ func failures(list []place, all func(place) bool) (out []failure) {
 		every := all(p) || !seen[key]
 		seen[key] = true
 		for k, errno := range errnos {
-			if every || k == i%len(errnos) {
-				out = append(out, failure{p, errno, ""})
-			}
-			if every || k == (i+2)%len(errnos) {
-				out = append(out, failure{p, errno, "+"})
+			for often, plus := range []string{"", "+"} {
+				if every || k == i%len(errnos) && often == i/len(errnos)%2 {
+					out = append(out, failure{p, errno, plus})
+				}
 			}
 		}
 	}
@@ -56,7 +55,7 @@ func failures(list []place, all func(place) bool) (out []failure) {
 // inWindow tells whether a place is where the server may be down or the jail be
 // touched, or after it.
 func inWindow(p place) bool {
-	return !p.early() && !slices.Contains([]string{"do rehearse", "do snapshot", "do choose"}, p.Step)
+	return !p.early() && !slices.Contains([]string{"do rehearse", "do snapshot", "do choose", "undo stage", "undo snapshot"}, p.Step)
 }
 
 // told checks what a run says that did not end well: a cause and a hint, at most
@@ -123,7 +122,7 @@ func (f *faultRun) judge(y *lab.Tally, what string, r faulted, from, to string, 
 func TestCallsFailInUpgrade(t *testing.T) {
 	t.Parallel()
 	y := lab.NewTally(t, "call fails")
-	const n = 8
+	n := shardsOf(8)
 	shards(t, n, func(t *testing.T, f *faultRun, shard int) {
 		f.cold()
 		all := calls(f.passes(f.upgrading()...))
@@ -153,7 +152,7 @@ func TestCallsFailInRollback(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			y := lab.NewTally(t, "call fails")
-			const n = 4
+			n := shardsOf(4)
 			shards(t, n, func(t *testing.T, f *faultRun, shard int) {
 				all := calls(f.passes(f.rolls(y, snapshot)...))
 				is := f.whole(y, "rolled back")
@@ -183,7 +182,7 @@ func TestCallsFailInRollback(t *testing.T) {
 func TestCallsFailInRecover(t *testing.T) {
 	t.Parallel()
 	y := lab.NewTally(t, "call fails")
-	const n = 4
+	n := shardsOf(4)
 	shards(t, n, func(t *testing.T, f *faultRun, shard int) {
 		list := cuts(f.passes(f.upgrading()...))
 		f.toOld(y, f.whole(y, "traced"), "traced")

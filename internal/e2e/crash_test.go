@@ -28,10 +28,10 @@ const others = 30 * time.Second
 func TestKilledAtEveryInstant(t *testing.T) {
 	t.Parallel()
 	y := lab.NewTally(t, "crash")
-	const n = 4
+	n := shardsOf(4)
 	shards(t, n, func(t *testing.T, f *faultRun, shard int) {
 		f.cold()
-		all := f.passes(f.upgrading()...)
+		all := distinct(f.passes(f.upgrading()...))
 		f.toOld(y, f.whole(y, "upgraded"), "traced")
 		require.GreaterOrEqual(t, len(all), 400, "too few points to mean anything")
 		if shard == 0 {
@@ -110,9 +110,9 @@ func TestRollbackIsKilled(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			y := lab.NewTally(t, "crash")
-			const n = 2
+			n := shardsOf(2)
 			shards(t, n, func(t *testing.T, f *faultRun, shard int) {
-				all := f.passes(f.rolls(y, snapshot)...)
+				all := distinct(f.passes(f.rolls(y, snapshot)...))
 				require.Equal(t, "old", f.whole(y, "rolled back"))
 				require.GreaterOrEqual(t, len(all), 100)
 				if shard == 0 {
@@ -180,7 +180,7 @@ func thin(all []place) (out []place) {
 func TestRecoveryIsKilledToo(t *testing.T) {
 	t.Parallel()
 	y := lab.NewTally(t, "crash")
-	const n = 4
+	n := shardsOf(4)
 	shards(t, n, func(t *testing.T, f *faultRun, shard int) {
 		list := cuts(f.passes(f.upgrading()...))
 		f.toOld(y, f.whole(y, "traced"), "traced")
@@ -193,10 +193,10 @@ func TestRecoveryIsKilledToo(t *testing.T) {
 				require.True(t, f.upgrade("kill:"+cut.at(""), "JAILUP_FAULT_GUARD=off"), "%s", cut)
 			}
 			killed()
-			all := f.passes("recover", "--jail", f.j.Dir)
+			all := thin(distinct(f.passes("recover", "--jail", f.j.Dir)))
 			f.toOld(y, f.whole(y, "recovered"), "recovered")
 			y.Of(len(all))
-			for i, p := range thin(all) {
+			for i, p := range all {
 				if !lab.Sampled(t, i+c) {
 					continue
 				}
@@ -225,7 +225,7 @@ func (f *faultRun) recoveryKilled(y *lab.Tally, what, fault string) {
 func TestFaultGuardianIsKilled(t *testing.T) {
 	t.Parallel()
 	y := lab.NewTally(t, "crash")
-	const n = 2
+	n := shardsOf(2)
 	shards(t, n, func(t *testing.T, f *faultRun, shard int) {
 		install := in(f.passes(f.upgrading()...), "do install")
 		f.toOld(y, f.whole(y, "traced"), "traced")
@@ -237,13 +237,13 @@ func TestFaultGuardianIsKilled(t *testing.T) {
 		f.noGuardian("traced")
 		text, err := os.ReadFile(file)
 		require.NoError(t, err)
-		all := placesOf(string(text))
+		all := thin(distinct(placesOf(string(text))))
 		require.NotEmpty(t, all)
 		if shard == 0 {
 			y.Cases(1)
 			y.Of(len(all))
 		}
-		for i, p := range thin(all) {
+		for i, p := range all {
 			if i%n != shard || !lab.Sampled(t, i/n) {
 				continue
 			}
@@ -285,9 +285,9 @@ func TestSnapshotVerbsAreKilled(t *testing.T) {
 			if verb == "prune" {
 				make()
 			}
-			all := f.passes(args...)
+			all := thin(distinct(f.passes(args...)))
 			y.Of(len(all))
-			for i, p := range thin(all) {
+			for i, p := range all {
 				if !lab.Sampled(t, i) {
 					continue
 				}
@@ -335,7 +335,7 @@ func (f *faultRun) snapshots() (ids []string) {
 func TestFaultSignals(t *testing.T) {
 	t.Parallel()
 	y := lab.NewTally(t, "crash")
-	const n = 4
+	n := shardsOf(4)
 	shards(t, n, func(t *testing.T, f *faultRun, shard int) {
 		var steps []place
 		for _, p := range f.passes(f.upgrading()...) {

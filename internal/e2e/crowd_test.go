@@ -31,7 +31,7 @@ type crowd struct {
 func newCrowd(t *testing.T) *crowd {
 	t.Helper()
 	lab.Need(t, "root", "apt", "dpkg-deb")
-	pair := lab.Plain(t, lab.NginxPair(t))
+	pair := lab.Light(t, lab.NginxPair(t))
 	c := &crowd{t: t, y: lab.NewTally(t, "concurrency")}
 	c.j = lab.HandMadeJail(t, pair.Old, lab.InDir(filepath.Join(lab.ShmDir(t), "chroot")))
 	c.j.Start(t)

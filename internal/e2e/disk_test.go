@@ -5,6 +5,7 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -408,7 +409,18 @@ func TestDiskInTheWay(t *testing.T) {
 	}
 	// Read-only: the whole disk, and a jail that is a read-only mount.
 	d.j.Stop(t)
-	remount := func(flags uintptr) { require.NoError(t, unix.Mount("", mnt, "", unix.MS_REMOUNT|flags, "")) }
+	remount := func(flags uintptr) {
+		// The kernel closes the files of what was killed a moment after it is gone.
+		err := unix.EBUSY
+		for began := time.Now(); errors.Is(err, unix.EBUSY) && time.Since(began) < 5*time.Second; time.Sleep(5 * time.Millisecond) {
+			if e := unix.Mount("", mnt, "", unix.MS_REMOUNT|flags, ""); e == nil {
+				return
+			} else if !errors.As(e, &err) {
+				require.NoError(t, e)
+			}
+		}
+		require.NoError(t, err)
+	}
 	remount(unix.MS_RDONLY)
 	r := d.h.run(d.upgradeArgs()...)
 	if r.Exit != 1 || len(lab.DiffTrees(d.old, stateless(t, d.j.Dir))) > 0 {

@@ -93,18 +93,26 @@ func (f *faultRun) warm() {
 	f.new = stateless(f.t, f.j.Dir)
 	require.NotEmpty(f.t, lab.DiffTrees(f.old, f.new))
 	f.h.must(0, "rolled-back", "rollback", "--jail", f.j.Dir, "--soak", "0s")
-	cached, err := filepath.Glob(filepath.Join(f.h.dir, "cache/sha256/*/*"))
-	require.NoError(f.t, err)
-	require.NotEmpty(f.t, cached)
-	debs, err := filepath.Glob(filepath.Join(f.h.debs, "*.deb"))
-	require.NoError(f.t, err)
+	f.h.offerWhatIsNeeded()
+	f.fresh()
+	require.Empty(f.t, lab.DiffTrees(f.old, stateless(f.t, f.j.Dir)))
+}
+
+// offerWhatIsNeeded takes away the packages of which none is in the cache.
+func (h *host) offerWhatIsNeeded() {
+	h.t.Helper()
+	cached, err := filepath.Glob(filepath.Join(h.dir, "cache/sha256/*/*"))
+	require.NoError(h.t, err)
+	require.NotEmpty(h.t, cached)
+	debs, err := filepath.Glob(filepath.Join(h.debs, "*.deb"))
+	require.NoError(h.t, err)
 	needed := map[string]bool{}
 	for _, d := range debs {
 		in, err := os.Open(d)
-		require.NoError(f.t, err)
+		require.NoError(h.t, err)
 		sum, err := sys.HashFile(in)
 		in.Close()
-		require.NoError(f.t, err)
+		require.NoError(h.t, err)
 		if slices.ContainsFunc(cached, func(c string) bool { return filepath.Base(c) == sum }) {
 			name, _, _ := strings.Cut(filepath.Base(d), "_")
 			needed[name] = true
@@ -112,11 +120,9 @@ func (f *faultRun) warm() {
 	}
 	for _, d := range debs {
 		if name, _, _ := strings.Cut(filepath.Base(d), "_"); !needed[name] {
-			require.NoError(f.t, os.Remove(d))
+			require.NoError(h.t, os.Remove(d))
 		}
 	}
-	f.fresh()
-	require.Empty(f.t, lab.DiffTrees(f.old, stateless(f.t, f.j.Dir)))
 }
 
 // fresh forgets earlier runs and snapshots, so that each run has the same points:
@@ -264,6 +270,20 @@ func placesOf(trace string) []place {
 // calls are the places before a mutating call: where one can be made to fail.
 func calls(all []place) []place {
 	return slices.DeleteFunc(slices.Clone(all), func(p place) bool { return p.When != "before" })
+}
+
+// distinct leaves out what is the same instant twice: between the end of a call and
+// the beginning of the next one of its step nothing happens to the disk. Where the
+// server is stopped, changed, started and looked at both are kept, since there
+// something else may have happened.
+func distinct(all []place) (out []place) {
+	for i, p := range all {
+		if p.When == "after" && !inWindow(p) && i+1 < len(all) && all[i+1].Step == p.Step && all[i+1].When == "before" {
+			continue
+		}
+		out = append(out, p)
+	}
+	return out
 }
 
 // in picks the places of some steps.
@@ -472,6 +492,10 @@ func apart(t *testing.T) bool {
 	program(t, true)
 	return lab.Apart(t)
 }
+
+// shardsOf is the number of jails among which the points of a test are divided: n
+// for all of them. Each costs some seconds, which a sample cannot win back.
+func shardsOf(n int) int { return max(1, n/min(lab.OneIn(), 4)) }
 
 // shards runs do several times at once, each on a jail of its own and among the
 // processes of its own alone: what is around the call runs in each of them too.

@@ -88,7 +88,7 @@ func TestLyingServers(t *testing.T) {
 	lies := []lie{
 		{name: "exits at once", ways: []string{"die-after 1ms"}, want: "no process of the server runs|left no process running|the master is gone|exited on signal 11"},
 		{name: "exits after 2 s", ways: []string{"die-after 2s"}, args: []string{"--soak", "5s"}, want: "the master is gone|no process of the server runs|exited on signal 11|no answer from"},
-		{name: "exits after 9 s", ways: []string{"die-after 9s"}, args: []string{"--soak", "20s"}, want: "the master is gone|no process of the server runs|exited on signal 11"},
+		{name: "exits after 9 s", ways: []string{"die-after 9s"}, args: []string{"--soak", "20s"}, want: "the master is gone|no process of the server runs|exited on signal 11|has no workers"},
 		{name: "loops", ways: []string{"loops 300ms"}, args: []string{"--soak", "5s"}, want: "it does not stay up|the master is gone|no process of the server runs|no answer from"},
 		{name: "loops slowly", ways: []string{"loops 2500ms"}, args: []string{"--soak", "6s"}, want: "it does not stay up|the master is gone|no process of the server runs|no answer from"},
 		{name: "workers die", ways: []string{"worker-dies-after 1s"}, args: []string{"--soak", "5s", "--start-timeout", "10s"}, want: "has no workers|no answer from"},
@@ -185,7 +185,7 @@ func TestLyingServers(t *testing.T) {
 }
 
 func tellLie(t *testing.T, y *lab.Tally, l lie) {
-	pair := lab.Plain(t, lab.NginxPair(t))
+	pair := lab.Light(t, lab.NginxPair(t))
 	port, more := lab.FreePort(t), lab.FreePort(t)
 	fill := strings.NewReplacer("@PORT@", strconv.Itoa(port), "@MORE@", strconv.Itoa(more))
 	conf := l.conf

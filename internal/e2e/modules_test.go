@@ -17,8 +17,12 @@ func module(t testing.TB, name string) string { return "php" + lab.PHPSeries(t, 
 // handStack is a running jail of nginx and FPM made by hand, of the older packages.
 func handStack(t testing.TB, opts ...lab.JailOption) (*stack, lab.Pair) {
 	t.Helper()
+	return handStackOf(t, phpPair(t), opts...)
+}
+
+func handStackOf(t testing.TB, pair lab.Pair, opts ...lab.JailOption) (*stack, lab.Pair) {
+	t.Helper()
 	phpSlot(t)
-	pair := phpPair(t)
 	j := lab.PHPJail(t, pair.Old, append(opts, lab.InDir(filepath.Join(lab.ShmDir(t), "chroot")))...)
 	j.Start(t)
 	return stackOf(t, j, "nginx", pair.Old, pair.New), pair

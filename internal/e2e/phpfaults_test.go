@@ -26,10 +26,11 @@ func tracePHP(t *testing.T, s *stack) []string {
 	t.Helper()
 	file := filepath.Join(s.h.dir, "trace")
 	for _, env := range []string{"", "JAILUP_FAULT_TRACE=" + file} { // the first one fills the cache
-		s.h.env = []string{env}
+		s.h.env = []string{env, "GOGC=800"}
 		s.upgrade(0, "upgraded")
-		s.h.env = nil
+		s.h.env = []string{"GOGC=800"}
 		s.rollback()
+		s.h.offerWhatIsNeeded()
 	}
 	data, err := os.ReadFile(file)
 	require.NoError(t, err)
@@ -55,7 +56,7 @@ func TestFaultsOfTwoServers(t *testing.T) {
 	if apart(t) {
 		return
 	}
-	s, _ := handStack(t)
+	s, _ := handStackOf(t, lab.Light(t, phpPair(t)))
 	s.h.bin = program(t, true)
 	trace := tracePHP(t, s)
 	before, version := quiet(t, s.Dir), s.requireUp(t)

@@ -33,7 +33,7 @@ type around struct {
 func TestFaultSurroundings(t *testing.T) {
 	t.Parallel()
 	lab.Need(t, "root", "apt", "dpkg-deb")
-	const shards = 4
+	shards := shardsOf(4)
 	cases := surroundings()
 	y := lab.NewTally(t, "concurrency")
 	y.Of(len(cases))
