@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/jailup/jailup/internal/event"
+	"github.com/jailup/jailup/internal/lazyregexp"
 	"github.com/jailup/jailup/internal/webconf"
 )
 
@@ -328,7 +329,7 @@ func reason(err error) string {
 	return event.Clean(err.Error(), 200)
 }
 
-var titleTag = regexp.MustCompile(`(?is)<title[^>]*>(.{0,400}?)</title>`)
+var titleTag = lazyregexp.New(`(?is)<title[^>]*>(.{0,400}?)</title>`)
 
 // describe takes down what is compared.
 func (c *httpCheck) describe(o *Observation, p page) {

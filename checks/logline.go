@@ -1,11 +1,11 @@
 package checks
 
 import (
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/jailup/jailup/internal/event"
+	"github.com/jailup/jailup/internal/lazyregexp"
 )
 
 // line takes in one line.
@@ -69,8 +69,8 @@ func compareLog(was, now Observation) []string {
 }
 
 var (
-	digits      = regexp.MustCompile(`[0-9]+`)
-	contextPart = regexp.MustCompile(`, (client|server|request|upstream|host|referrer): .*$|\[client [^\]]*\] |, referer: .*$`)
+	digits      = lazyregexp.New(`[0-9]+`)
+	contextPart = lazyregexp.New(`, (client|server|request|upstream|host|referrer): .*$|\[client [^\]]*\] |, referer: .*$`)
 )
 
 // classOf is a message without what differs from one time to the next: who

@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
 
 	"github.com/jailup/jailup/internal/event"
+	"github.com/jailup/jailup/internal/lazyregexp"
 )
 
 // runtimeCheck asks PHP what it is, and that once for each baseline and each
@@ -111,9 +111,9 @@ func modules(all []string) (keys, shown []string) {
 }
 
 var (
-	unloadable   = regexp.MustCompile(`(?i)Unable to load dynamic library '?([^' ]+)|Failed loading (?:Zend extension )?'?([^' :]+)`)
-	uninitiable  = regexp.MustCompile(`(?i)PHP Startup: +([^: ]+): Unable to initialize module`)
-	loadFailText = []*regexp.Regexp{unloadable, uninitiable}
+	unloadable   = lazyregexp.New(`(?i)Unable to load dynamic library '?([^' ]+)|Failed loading (?:Zend extension )?'?([^' :]+)`)
+	uninitiable  = lazyregexp.New(`(?i)PHP Startup: +([^: ]+): Unable to initialize module`)
+	loadFailText = []*lazyregexp.Regexp{unloadable, uninitiable}
 )
 
 // loadFailures finds the extensions that PHP complains of and goes on without,

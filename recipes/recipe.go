@@ -10,12 +10,13 @@ import (
 	"io"
 	"os"
 	"path"
-	"regexp"
 	"strconv"
 	"strings"
 	"text/template"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/jailup/jailup/internal/lazyregexp"
 )
 
 //go:embed *.yaml
@@ -349,7 +350,7 @@ func embeddedBase(name string) (*Recipe, error) {
 	return b, nil
 }
 
-var goTypeRE = regexp.MustCompile(` (in|into) (type )?\[?[a-z]+\.[A-Za-z]+`)
+var goTypeRE = lazyregexp.New(` (in|into) (type )?\[?[a-z]+\.[A-Za-z]+`)
 
 // oneLine makes the reader's error fit for people, who know no Go types.
 func oneLine(err error) string {

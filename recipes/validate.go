@@ -11,9 +11,11 @@ import (
 	"unicode"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/jailup/jailup/internal/lazyregexp"
 )
 
-var nameRE = regexp.MustCompile(`^[a-z0-9][a-z0-9.+-]*$`)
+var nameRE = lazyregexp.New(`^[a-z0-9][a-z0-9.+-]*$`)
 
 // readers are the configuration readers that there are.
 var readers = map[string]bool{"nginx": true, "apache": true, "php-fpm": true}

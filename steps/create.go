@@ -7,7 +7,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"time"
 
@@ -17,6 +16,7 @@ import (
 	"github.com/jailup/jailup/internal/event"
 	"github.com/jailup/jailup/internal/fileset"
 	"github.com/jailup/jailup/internal/jail"
+	"github.com/jailup/jailup/internal/lazyregexp"
 	"github.com/jailup/jailup/internal/manifest"
 	"github.com/jailup/jailup/internal/sys"
 	"github.com/jailup/jailup/recipes"
@@ -116,7 +116,7 @@ func Create(ctx context.Context, e *Env, dir, listen string, enter func(*jail.Ro
 // -stage behind that.
 const newJail = ".jailup-new-"
 
-var newJailName = regexp.MustCompile(`^\..+\.jailup-new-` + RunPattern + `(-stage)?$`)
+var newJailName = lazyregexp.New(`^\..+\.jailup-new-` + RunPattern + `(-stage)?$`)
 
 // RunPattern is what a run's id looks like, as a regular expression.
 const RunPattern = `[0-9]{8}T[0-9]{6}Z-[0-9a-f]{7}`

@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"maps"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/jailup/jailup/internal/event"
+	"github.com/jailup/jailup/internal/lazyregexp"
 	"github.com/jailup/jailup/internal/pkgs"
 	"github.com/jailup/jailup/internal/source"
 	"github.com/jailup/jailup/recipes"
@@ -243,7 +243,7 @@ func (e *Env) canEnable(name string) bool {
 	return slices.ContainsFunc(e.next().Effects.Enable, func(n recipes.Enable) bool { return len(n.Names) > 0 })
 }
 
-var moduleName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.+-]*$`)
+var moduleName = lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9_.+-]*$`)
 
 // presentModule is a module that the jail has.
 type presentModule struct {

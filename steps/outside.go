@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/jailup/jailup/internal/event"
 	"github.com/jailup/jailup/internal/jail"
+	"github.com/jailup/jailup/internal/lazyregexp"
 	"github.com/jailup/jailup/internal/service"
 	"github.com/jailup/jailup/internal/sys"
 	"github.com/jailup/jailup/internal/wall"
@@ -214,8 +214,8 @@ func (o *Outside) findMain(r *recipes.Recipe) error {
 }
 
 var (
-	builtRootRE = regexp.MustCompile(`-D HTTPD_ROOT="([^"]*)"`)
-	builtMainRE = regexp.MustCompile(`-D SERVER_CONFIG_FILE="([^"]*)"`)
+	builtRootRE = lazyregexp.New(`-D HTTPD_ROOT="([^"]*)"`)
+	builtMainRE = lazyregexp.New(`-D SERVER_CONFIG_FILE="([^"]*)"`)
 )
 
 // builtIn asks the program where its configuration is.
@@ -333,6 +333,6 @@ func hostEnviron(env []string) []string {
 }
 
 var (
-	variableRE = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
-	ofSession  = regexp.MustCompile(`^(JAILUP_.*|LISTEN_.*|SUDO_.*|SSH_.*|XDG_.*|BASH_FUNC_.*|NOTIFY_SOCKET|WATCHDOG_PID|WATCHDOG_USEC|MAINPID|INVOCATION_ID|JOURNAL_STREAM|PWD|OLDPWD|SHLVL|_)$`)
+	variableRE = lazyregexp.New(`^[A-Za-z_][A-Za-z0-9_]*$`)
+	ofSession  = lazyregexp.New(`^(JAILUP_.*|LISTEN_.*|SUDO_.*|SSH_.*|XDG_.*|BASH_FUNC_.*|NOTIFY_SOCKET|WATCHDOG_PID|WATCHDOG_USEC|MAINPID|INVOCATION_ID|JOURNAL_STREAM|PWD|OLDPWD|SHLVL|_)$`)
 )

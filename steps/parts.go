@@ -5,7 +5,6 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,6 +14,7 @@ import (
 	"github.com/jailup/jailup/internal/abi"
 	"github.com/jailup/jailup/internal/elfdeps"
 	"github.com/jailup/jailup/internal/jail"
+	"github.com/jailup/jailup/internal/lazyregexp"
 	"github.com/jailup/jailup/internal/pkgs"
 	"github.com/jailup/jailup/recipes"
 )
@@ -142,7 +142,7 @@ func seriesIn(t tree, template string) []string {
 }
 
 // seriesRE is what a series may look like; it becomes part of paths.
-var seriesRE = regexp.MustCompile(`^[0-9]+(\.[0-9]+)*$`)
+var seriesRE = lazyregexp.New(`^[0-9]+(\.[0-9]+)*$`)
 
 // fill tells what a word stands for where name is made from a template.
 func fill(template, word, name string) (string, bool) {
@@ -163,7 +163,7 @@ func compareVersions(a, b string) int {
 }
 
 // apiRE finds the number in PHP's build id.
-var apiRE = regexp.MustCompile(`API[0-9]?([0-9]{8})`)
+var apiRE = lazyregexp.New(`API[0-9]?([0-9]{8})`)
 
 // apiOf reads the number of the binary interface out of a program; "" where it
 // has none.

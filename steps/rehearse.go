@@ -13,6 +13,7 @@ import (
 	"github.com/jailup/jailup/internal/event"
 	"github.com/jailup/jailup/internal/fileset"
 	"github.com/jailup/jailup/internal/jail"
+	"github.com/jailup/jailup/internal/lazyregexp"
 )
 
 // rehearse tests the jail's configuration with the new server, on a throw-away
@@ -101,7 +102,7 @@ func whose(lines []string) string {
 }
 
 // notLoaded is what ld.so says of a library that it cannot find: it names no folder.
-var notLoaded = regexp.MustCompile(`loading shared libraries: ([^ :/]+): cannot open`)
+var notLoaded = lazyregexp.New(`loading shared libraries: ([^ :/]+): cannot open`)
 
 // lost names the link of the jail that should lead to a library that was not found.
 func (e *Env) lost(lines []string) string {
@@ -177,14 +178,14 @@ func (u *unit) warn(res, old *jail.BoxResult) {
 const maxRemarks = 20
 
 // allWell are lines that say that there is nothing to say.
-var allWell = regexp.MustCompile(`(?i)syntax (is )?ok\b|test is successful|^\s*$`)
+var allWell = lazyregexp.New(`(?i)syntax (is )?ok\b|test is successful|^\s*$`)
 
 func remarks(out []byte) []string {
 	return slices.DeleteFunc(event.CleanLines(string(out), maxRemarks, 300), allWell.MatchString)
 }
 
 // moment is what two runs of one test differ in: the time and the process.
-var moment = regexp.MustCompile(`\d{4}/\d{2}/\d{2} \d{2}:\d{2}:\d{2}|\[\d{2}-\w{3}-\d{4} \d{2}:\d{2}:\d{2}\]|\[\w{3} \w{3} \d{2} [\d:.]+ \d{4}\]|\[pid [\d:tid ]+\]|\d+#\d+`)
+var moment = lazyregexp.New(`\d{4}/\d{2}/\d{2} \d{2}:\d{2}:\d{2}|\[\d{2}-\w{3}-\d{4} \d{2}:\d{2}:\d{2}\]|\[\w{3} \w{3} \d{2} [\d:.]+ \d{4}\]|\[pid [\d:tid ]+\]|\d+#\d+`)
 
 // sameWords tells whether two outputs say the same.
 func sameWords(a, b []byte) bool {

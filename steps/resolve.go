@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/jailup/jailup/internal/changeset"
 	"github.com/jailup/jailup/internal/event"
+	"github.com/jailup/jailup/internal/lazyregexp"
 	"github.com/jailup/jailup/internal/manifest"
 	"github.com/jailup/jailup/internal/source"
 	"github.com/jailup/jailup/recipes"
@@ -97,7 +97,7 @@ func (e *Env) strayed() bool {
 
 func (s *resolve) Undo(context.Context, *Run) error { return nil }
 
-var rangeRE = regexp.MustCompile(`[<>=!~, ]`)
+var rangeRE = lazyregexp.New(`[<>=!~, ]`)
 
 // Wants turns the recipe's packages and --version into what is asked of the
 // source; the version is that of the server named, the main one where that is "".

@@ -6,13 +6,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"regexp"
 	"sort"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/jailup/jailup/internal/event"
+	"github.com/jailup/jailup/internal/lazyregexp"
 	"github.com/jailup/jailup/internal/sys"
 	"github.com/jailup/jailup/internal/ui"
 	"github.com/jailup/jailup/internal/wall"
@@ -155,7 +155,7 @@ func (s *session) scratchDirs() []string {
 	return []string{*s.set.CacheDir, seen}
 }
 
-var scratchName = regexp.MustCompile(`^plan-` + steps.RunPattern + `$`)
+var scratchName = lazyregexp.New(`^plan-` + steps.RunPattern + `$`)
 
 // scratch makes the folder that a plan works in, and removes what killed plans
 // left. The function returned removes it.

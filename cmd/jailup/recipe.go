@@ -5,13 +5,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/jailup/jailup/internal/event"
+	"github.com/jailup/jailup/internal/lazyregexp"
 	"github.com/jailup/jailup/internal/ui"
 	"github.com/jailup/jailup/recipes"
 )
@@ -146,9 +146,9 @@ func (a *app) recipeLint() *cobra.Command {
 	}
 }
 
-var keyAtFront = regexp.MustCompile(`^([a-z_]+(?:\.[a-z_]+)*): `)
+var keyAtFront = lazyregexp.New(`^([a-z_]+(?:\.[a-z_]+)*): `)
 
-var goType = regexp.MustCompile(` in type recipes\.\w+`)
+var goType = lazyregexp.New(` in type recipes\.\w+`)
 
 // withLine adds the line to an error that names a key and no line, and takes out
 // what only a programmer would understand.

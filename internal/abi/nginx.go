@@ -3,10 +3,10 @@ package abi
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"strconv"
 
 	"github.com/jailup/jailup/internal/elfdeps"
+	"github.com/jailup/jailup/internal/lazyregexp"
 )
 
 const (
@@ -179,7 +179,7 @@ func nginxProgram(d *elfdeps.Data) (nginxABI, error) {
 	return nginxABI{0, text}, err
 }
 
-var signatureForm = regexp.MustCompile(`^[48],[48],[48],[01]{16,64}$`)
+var signatureForm = lazyregexp.New(`^[48],[48],[48],[01]{16,64}$`)
 
 // wordSize is the size of a pointer and of a long.
 func wordSize(d *elfdeps.Data) uint64 {

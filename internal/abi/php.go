@@ -2,10 +2,10 @@ package abi
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
 
 	"github.com/jailup/jailup/internal/elfdeps"
+	"github.com/jailup/jailup/internal/lazyregexp"
 )
 
 const maxBuildID = 128
@@ -80,7 +80,7 @@ func buildID(d *elfdeps.Data) (string, error) {
 
 // buildForm is a build ID; what it captures lacks the digit of the API of Zend
 // extensions.
-var buildForm = regexp.MustCompile(`^API[0-9]?([0-9]{8},N?TS(?:[,+][A-Za-z0-9_.,+-]{0,64})?)$`)
+var buildForm = lazyregexp.New(`^API[0-9]?([0-9]{8},N?TS(?:[,+][A-Za-z0-9_.,+-]{0,64})?)$`)
 
 // phpVirtual is what Debian's packages of extensions depend on.
 func phpVirtual(id string) string {

@@ -15,12 +15,13 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"regexp"
 	"slices"
 	"strings"
 	"syscall"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/jailup/jailup/internal/lazyregexp"
 )
 
 // Config is config.yaml and the jails of jails.d.
@@ -130,7 +131,7 @@ func (l loader) load(dir, file string) (*Config, error) {
 
 // jailName is what a jail may be called: no "/" (it would be a path), nothing
 // that an option or a shell could take for its own.
-var jailName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+var jailName = lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
 func (l loader) loadJails(c *Config, dir string) error {
 	if err := l.trustDir(dir); err != nil {

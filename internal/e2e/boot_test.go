@@ -63,7 +63,7 @@ TimeoutStopSec=5
 // enabled says whether jailup's own unit is installed.
 func newBootTest(t *testing.T, y *lab.Tally, root, unit string, enabled bool) *bootTest {
 	t.Helper()
-	pair := lab.NginxPair(t)
+	pair := lab.Light(t, lab.NginxPair(t)) // a machine under emulation unpacks slowly
 	b := &bootTest{t: t, y: y, root: root}
 	b.j = lab.HandMadeJail(t, pair.Old, lab.InDir(root+bootJail), lab.Port(bootPort))
 	// systemd makes these where it sets up a root of its own.

@@ -36,7 +36,11 @@ func (c failure) String() string {
 // made to fail with one error, once or for ever, in turn, and the first of each kind
 // (step and call) with all.
 func failures(list []place, all func(place) bool) (out []failure) {
-	seen := map[string]bool{}
+	return failuresBut(map[string]bool{}, list, all)
+}
+
+// failuresBut is failures; seen are the kinds that were met already.
+func failuresBut(seen map[string]bool, list []place, all func(place) bool) (out []failure) {
 	for i, p := range list {
 		key := p.Step + p.Op
 		every := all(p) || !seen[key]
@@ -186,15 +190,16 @@ func TestCallsFailInRecover(t *testing.T) {
 	shards(t, n, func(t *testing.T, f *faultRun, shard int) {
 		list := cuts(f.passes(f.upgrading()...))
 		f.toOld(y, f.whole(y, "traced"), "traced")
+		seen := map[string]bool{}
 		for _, cut := range list {
 			if cut.Step == "do record" || cut.Step == "do install" && cut.N > 10 {
-				f.recoverFails(y, cut, shard, n)
+				f.recoverFails(y, seen, cut, shard, n)
 			}
 		}
 	})
 }
 
-func (f *faultRun) recoverFails(y *lab.Tally, cut place, shard, n int) {
+func (f *faultRun) recoverFails(y *lab.Tally, seen map[string]bool, cut place, shard, n int) {
 	f.t.Helper()
 	killed := func() {
 		f.t.Helper()
@@ -208,7 +213,7 @@ func (f *faultRun) recoverFails(y *lab.Tally, cut place, shard, n int) {
 		y.Cases(2 * len(errnos))
 		y.Of(len(all) * 2 * len(errnos))
 	}
-	list := failures(thin(all), func(place) bool { return false })
+	list := failuresBut(seen, thin(all), func(place) bool { return false })
 	if end == "old" {
 		// A full disk: nothing can be made or written, not even over what is there.
 		for _, errno := range []string{"ENOSPC", "EDQUOT"} {

@@ -8,13 +8,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/jailup/jailup/internal/sys"
 	"golang.org/x/sys/unix"
+
+	"github.com/jailup/jailup/internal/lazyregexp"
+	"github.com/jailup/jailup/internal/sys"
 )
 
 // The persistent guard. It is for the time when nobody watches: after a power
@@ -61,10 +62,10 @@ type Flight struct {
 }
 
 // unitName is what a service may be called, systemd.unit(5).
-var unitName = regexp.MustCompile(`^[A-Za-z0-9:_.\\@-]{1,240}\.service$`)
+var unitName = lazyregexp.New(`^[A-Za-z0-9:_.\\@-]{1,240}\.service$`)
 
 // plain is a path that means itself in a unit file, a "%" apart.
-var plain = regexp.MustCompile(`^/[A-Za-z0-9/._@:,+=~%-]*$`)
+var plain = lazyregexp.New(`^/[A-Za-z0-9/._@:,+=~%-]*$`)
 
 // Booted tells whether systemd is this host's init, as sd_booted(3) does.
 func Booted() bool {

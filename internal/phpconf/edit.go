@@ -2,14 +2,15 @@ package phpconf
 
 import (
 	"bytes"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/jailup/jailup/internal/lazyregexp"
 )
 
 // priorityLine is what Debian's phpenmod looks for.
-var priorityLine = regexp.MustCompile(`(?m)^;[ \t\v\f\r]*priority[ \t\v\f\r]*=[ \t\v\f\r]*([0-9]+)[ \t\v\f\r]*$`)
+var priorityLine = lazyregexp.New(`(?m)^;[ \t\v\f\r]*priority[ \t\v\f\r]*=[ \t\v\f\r]*([0-9]+)[ \t\v\f\r]*$`)
 
 // Priority is the number in the name of the link that Debian's phpenmod makes
 // in conf.d for a file of mods-available ("20-gd.ini"): that of its comment
@@ -92,7 +93,7 @@ func SetListen(conf []byte, pool, value string) ([]byte, bool) {
 }
 
 // plainValue needs no quotes: paths, ports, addresses.
-var plainValue = regexp.MustCompile(`^[A-Za-z0-9./][A-Za-z0-9_./:*@%+,\[\]-]*$`)
+var plainValue = lazyregexp.New(`^[A-Za-z0-9./][A-Za-z0-9_./:*@%+,\[\]-]*$`)
 
 func quote(value string) (string, bool) {
 	if plainValue.MatchString(value) || strings.HasPrefix(value, "[") && plainValue.MatchString("/"+value) {

@@ -3,10 +3,11 @@ package phpconf
 import (
 	"bytes"
 	"html"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/jailup/jailup/internal/lazyregexp"
 )
 
 // Bounds of what is taken out of the output of a program from a jail.
@@ -83,21 +84,21 @@ func ParseModules(text []byte) []string {
 }
 
 var (
-	logDate    = regexp.MustCompile(`^\[[0-9]{2}-[A-Z][a-z]{2}-[0-9]{4} [0-9:.]+(?: [A-Za-z0-9_/+:-]+)?\] `)
-	fpmMessage = regexp.MustCompile(`^(DEBUG|NOTICE|WARNING|ERROR|ALERT): (?:pid [0-9]+, [^,]*, line [0-9]+: )?(.*)$`)
-	fpmPlace   = regexp.MustCompile(`^\[(/[^\]]*):([0-9]+)\] (.*)$`)
-	fpmFrom    = regexp.MustCompile(`^(.*) from (/.*) at line ([0-9]+)\.?$`)
-	phpMessage = regexp.MustCompile(`^(?:PHP )?(Fatal error|Parse error|Recoverable fatal error|Core error|Core warning|Compile error|Warning|Notice|Deprecated|Strict Standards):\s+(.*)$`)
-	phpPlain   = regexp.MustCompile(`^PHP:\s+(.*)$`)
-	phpPlace   = regexp.MustCompile(`^(.*) in (.+) on line ([0-9]+)$`)
+	logDate    = lazyregexp.New(`^\[[0-9]{2}-[A-Z][a-z]{2}-[0-9]{4} [0-9:.]+(?: [A-Za-z0-9_/+:-]+)?\] `)
+	fpmMessage = lazyregexp.New(`^(DEBUG|NOTICE|WARNING|ERROR|ALERT): (?:pid [0-9]+, [^,]*, line [0-9]+: )?(.*)$`)
+	fpmPlace   = lazyregexp.New(`^\[(/[^\]]*):([0-9]+)\] (.*)$`)
+	fpmFrom    = lazyregexp.New(`^(.*) from (/.*) at line ([0-9]+)\.?$`)
+	phpMessage = lazyregexp.New(`^(?:PHP )?(Fatal error|Parse error|Recoverable fatal error|Core error|Core warning|Compile error|Warning|Notice|Deprecated|Strict Standards):\s+(.*)$`)
+	phpPlain   = lazyregexp.New(`^PHP:\s+(.*)$`)
+	phpPlace   = lazyregexp.New(`^(.*) in (.+) on line ([0-9]+)$`)
 
 	// zendMessage is what the engine says of its own extensions, before it has
 	// any other way to say it; the dynamic loader's last words are alike.
-	zendMessage = regexp.MustCompile(`^(Failed loading .*|Cannot load .*|.* requires Zend Engine API version .*|` +
+	zendMessage = lazyregexp.New(`^(Failed loading .*|Cannot load .*|.* requires Zend Engine API version .*|` +
 		`.*: error while loading shared libraries: .*|.*: symbol lookup error: .*|.*: version .* not found \(required by .*)$`)
-	zendGoesOn = regexp.MustCompile(`^(The Zend Engine API version |Contact .* for a later version of )`)
+	zendGoesOn = lazyregexp.New(`^(The Zend Engine API version |Contact .* for a later version of )`)
 
-	missing = regexp.MustCompile(`Unable to load dynamic library|Failed loading |Invalid library|Unable to initialize module|Cannot load |` +
+	missing = lazyregexp.New(`Unable to load dynamic library|Failed loading |Invalid library|Unable to initialize module|Cannot load |` +
 		`Unable to start |requires Zend Engine API version|error while loading shared libraries|symbol lookup error|not found \(required by`)
 )
 

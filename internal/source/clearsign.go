@@ -7,13 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
 	"strings"
 	"time"
 
 	"github.com/ProtonMail/go-crypto/openpgp/armor"
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 	openpgp "github.com/ProtonMail/go-crypto/openpgp/v2"
+
+	"github.com/jailup/jailup/internal/lazyregexp"
 )
 
 const (
@@ -98,7 +99,7 @@ func splitClearsigned(data []byte) (text, signature []byte, err error) {
 
 // armorLines is what stands between the first and the last line of an armored
 // block: headers, a blank line, base64, and perhaps a checksum.
-var armorLines = regexp.MustCompile(`^([A-Za-z]+: [^\n]*\n)*\n([A-Za-z0-9+/]+=*\n)+(=[A-Za-z0-9+/]{4}\n)?$`)
+var armorLines = lazyregexp.New(`^([A-Za-z]+: [^\n]*\n)*\n([A-Za-z0-9+/]+=*\n)+(=[A-Za-z0-9+/]{4}\n)?$`)
 
 // checkArmor holds an armored block to its form, and the bytes decoded from it
 // against its checksum (RFC 9580, section 6), which the library passes over.

@@ -9,10 +9,10 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
+	"github.com/jailup/jailup/internal/lazyregexp"
 	"github.com/jailup/jailup/internal/pkgs"
 )
 
@@ -62,7 +62,7 @@ const maxSourcesFile = 1 << 20
 
 // partName is what apt reads in sources.list.d, by apt.conf(5): other names,
 // such as backups, are passed over.
-var partName = regexp.MustCompile(`^[A-Za-z0-9_.-]+\.(list|sources)$`)
+var partName = lazyregexp.New(`^[A-Za-z0-9_.-]+\.(list|sources)$`)
 
 // sourcesFiles lists the host's own sources files, in the order in which apt
 // reads them.
@@ -212,10 +212,10 @@ func (p *sourcesParser) deb822(data []byte) error {
 }
 
 // suiteName is what a suite may look like: it becomes a part of a URL.
-var suiteName = regexp.MustCompile(`^(\./|/|[A-Za-z0-9_~+.-]+(/[A-Za-z0-9_~+.-]+)*/?)$`)
+var suiteName = lazyregexp.New(`^(\./|/|[A-Za-z0-9_~+.-]+(/[A-Za-z0-9_~+.-]+)*/?)$`)
 
 // componentName may hold a slash, as in "updates/main".
-var componentName = regexp.MustCompile(`^[A-Za-z0-9_~+.-]+(/[A-Za-z0-9_~+.-]+)*$`)
+var componentName = lazyregexp.New(`^[A-Za-z0-9_~+.-]+(/[A-Za-z0-9_~+.-]+)*$`)
 
 func (p *sourcesParser) add(line int, uri, suite string, components []string, o map[string]string) error {
 	uri = strings.ReplaceAll(uri, "$(ARCH)", p.arch)

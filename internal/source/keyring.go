@@ -6,11 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"github.com/ProtonMail/go-crypto/openpgp/armor"
 	openpgp "github.com/ProtonMail/go-crypto/openpgp/v2"
+
+	"github.com/jailup/jailup/internal/lazyregexp"
 )
 
 // keyring is the set of keys that one source may be signed by.
@@ -26,7 +27,7 @@ type fingerprint struct {
 	exact bool   // written with "!": the key itself, not a subkey of it
 }
 
-var fingerprintText = regexp.MustCompile(`^([0-9A-Fa-f]{40}|[0-9A-Fa-f]{64})!?$`)
+var fingerprintText = lazyregexp.New(`^([0-9A-Fa-f]{40}|[0-9A-Fa-f]{64})!?$`)
 
 const (
 	maxKeyring     = 16 << 20

@@ -2,12 +2,12 @@ package source
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
 
 	version "github.com/hashicorp/go-version"
 
 	"github.com/jailup/jailup/internal/event"
+	"github.com/jailup/jailup/internal/lazyregexp"
 	"github.com/jailup/jailup/internal/pkgs"
 )
 
@@ -94,7 +94,7 @@ func (r *root) String() string {
 }
 
 // numbers is what a version of the software itself begins with.
-var numbers = regexp.MustCompile(`^[0-9]+(\.[0-9]+)*`)
+var numbers = lazyregexp.New(`^[0-9]+(\.[0-9]+)*`)
 
 // upstream makes of a Debian version what constraints are checked against. The
 // tilde of a pre-release becomes the dash that go-version knows it by; what

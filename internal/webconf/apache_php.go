@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/jailup/jailup/internal/lazyregexp"
 )
 
 // handler is a directive that hands requests to somebody: a name of a handler
@@ -33,7 +35,7 @@ func (s *apacheServer) servesPHP() bool {
 	})
 }
 
-var phpScript = regexp.MustCompile(`^php[0-9]*-script$`)
+var phpScript = lazyregexp.New(`^php[0-9]*-script$`)
 
 // engineOff tells whether PHP as a module is switched off for all of a server.
 func (s *apacheServer) engineOff() bool {

@@ -1,9 +1,10 @@
 package webconf
 
 import (
-	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/jailup/jailup/internal/lazyregexp"
 )
 
 // maxEnvNames bounds how many names of variables are told.
@@ -18,7 +19,7 @@ func (r *apacheReader) refers(name string) {
 
 // asksEnv are expressions that look a variable up in the environment, if the
 // request has none of the name.
-var asksEnv = regexp.MustCompile(`%\{ENV:([A-Za-z_][A-Za-z0-9_]*)\}|\b(?:osenv|env)\(\s*['"]([A-Za-z_][A-Za-z0-9_]*)['"]\s*\)`)
+var asksEnv = lazyregexp.New(`%\{ENV:([A-Za-z_][A-Za-z0-9_]*)\}|\b(?:osenv|env)\(\s*['"]([A-Za-z_][A-Za-z0-9_]*)['"]\s*\)`)
 
 // EnvNames returns the variables of the environment that the configuration refers
 // to, sorted and once each, whether they are set or not: those that stand as
