@@ -150,8 +150,8 @@ func cuts(all []place) (out []place) {
 		step string
 		part int // of hundred
 	}{
-		{"do stage", 60}, {"do snapshot", 60}, {"do arm", 50}, {"do install", 0}, {"do install", 50}, {"do install", 99},
-		{"do start", 50}, {"do verify", 50}, {"do record", 20}, {"do prune", 50},
+		{"do stage", 60}, {"do arm", 50}, {"do install", 0}, {"do install", 50}, {"do install", 99},
+		{"do start", 50}, {"do record", 20},
 	} {
 		if places := in(all, c.step); len(places) > 0 {
 			out = append(out, places[(len(places)-1)*c.part/100])

@@ -51,8 +51,21 @@ type faultRun struct {
 // in a folder of the state: globs, a folder with a time of its own.
 func newFaultRun(t *testing.T, base string) *faultRun {
 	t.Helper()
-	lab.Need(t, "root", "apt", "dpkg-deb")
+	return newFaultRunOf(t, base, lab.Light(t, lab.NginxPair(t)))
+}
+
+// sameLibraries is the pair with the large libraries of the older side on both: the
+// server and some libraries change, in two thirds of the time.
+func sameLibraries(t *testing.T) lab.Pair {
+	t.Helper()
 	pair := lab.Light(t, lab.NginxPair(t))
+	pair.New = lab.ReplaceDebs(t, pair.New, lab.FindDeb(t, pair.Old, "libc6"), lab.FindDeb(t, pair.Old, "libssl3"))
+	return pair
+}
+
+func newFaultRunOf(t *testing.T, base string, pair lab.Pair) *faultRun {
+	t.Helper()
+	lab.Need(t, "root", "apt", "dpkg-deb")
 	f := &faultRun{t: t}
 	f.j = lab.HandMadeJail(t, pair.Old, lab.InDir(filepath.Join(base, "chroot")))
 	f.plant()
@@ -408,6 +421,13 @@ func (f *faultRun) ours() (list []string) {
 	require.NotEmpty(f.t, files)
 	for _, file := range files {
 		text, err := os.ReadFile(file) // of one that ended meanwhile there is none
+		if err == nil && len(text) == 0 { // none yet, while it begins another program, or none at all
+			exe, _ := os.Readlink(filepath.Join(filepath.Dir(file), "exe"))
+			if exe == f.h.bin {
+				list = append(list, file+" "+exe)
+			}
+			continue
+		}
 		if err == nil && strings.Contains(string(text), "jailup") && strings.Contains(string(text), "--jail\x00"+f.j.Dir+"\x00") {
 			list = append(list, strings.ReplaceAll(file+" "+string(text), "\x00", " "))
 		}
@@ -505,13 +525,20 @@ func shardsOf(n int) int { return max(1, n/min(lab.OneIn(), 4)) }
 // shards runs do several times at once, each on a jail of its own and among the
 // processes of its own alone: what is around the call runs in each of them too.
 func shards(t *testing.T, n int, do func(t *testing.T, f *faultRun, shard int)) {
+	t.Helper()
+	shardsWith(t, n, func(t *testing.T) lab.Pair { return lab.Light(t, lab.NginxPair(t)) }, do)
+}
+
+// shardsWith is shards with other packages.
+func shardsWith(t *testing.T, n int, pair func(*testing.T) lab.Pair, do func(t *testing.T, f *faultRun, shard int)) {
+	t.Helper()
 	for shard := range n {
 		t.Run(strconv.Itoa(shard), func(t *testing.T) {
 			t.Parallel()
 			if apart(t) {
 				return
 			}
-			f := newFaultRun(t, lab.ShmDir(t))
+			f := newFaultRunOf(t, lab.ShmDir(t), pair(t))
 			f.warm()
 			f.fourth = true
 			do(t, f, shard)
