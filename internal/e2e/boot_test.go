@@ -225,7 +225,9 @@ func TestBootAfterKill(t *testing.T) {
 				}
 				what := fmt.Sprintf("unit %s, killed at %s", kind.unit, at)
 				b.halted(c, at)
-				require.NotEmpty(t, b.guards(), "%s: no guard is there while the server is down", what)
+				if at != "1@do prune" { // that disarms, and the new server has answered
+					require.NotEmpty(t, b.guards(), "%s: no guard is there while the jail is between two versions", what)
+				}
 				c.Kill()
 				c.Boot()
 				if !lab.Within(20*time.Second, func() bool { return c.Answers(bootPort) }) {

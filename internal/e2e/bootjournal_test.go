@@ -73,7 +73,7 @@ func TestFaultSpoiltJournal(t *testing.T) {
 			return d
 		}, 4})
 	for _, n := range []int{1, 8, 20, 21, 400, 1500, slot / 2, slot - 1, slot, slot + 1, slot + 20, slot + 700, 2*slot - 1} {
-		cases = append(cases, spoil{fmt.Sprintf("cut at byte %d", n), func(d []byte) []byte { return d[:n] }, -1})
+		cases = append(cases, spoil{fmt.Sprintf("cut at byte %d", n), func(d []byte) []byte { return d[:min(n, len(d)-1)] }, -1})
 	}
 	for _, side := range []string{"newest", "older"} {
 		for _, n := range []int{0, 7, 8, 12, 16, 18, 20, 60, 500, -1, -33, 40000} {
@@ -86,7 +86,7 @@ func TestFaultSpoiltJournal(t *testing.T) {
 				if n < 0 {
 					off = 20 + size(d, at) + 32 + n
 				}
-				d[at+off] ^= 1 << (uint(off) % 8)
+				d[at+off%(len(d)-at)] ^= 1 << (uint(off) % 8)
 				return d
 			}, -1})
 		}

@@ -289,7 +289,12 @@ func (p *plant) away() {
 		require.NoError(p.f.t, err, "%s: %s", p.path, p.kind)
 	}
 	if p.mount {
-		must(unix.Unmount(p.at, 0))
+		// The kernel closes the files of what was killed a moment after it is gone.
+		err := unix.Unmount(p.at, 0)
+		for began := time.Now(); errors.Is(err, unix.EBUSY) && time.Since(began) < 5*time.Second; err = unix.Unmount(p.at, 0) {
+			time.Sleep(5 * time.Millisecond)
+		}
+		must(err)
 	} else {
 		must(os.RemoveAll(p.at))
 	}

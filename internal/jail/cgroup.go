@@ -20,7 +20,7 @@ import (
 // controllers of version 1 it is one folder for each.
 type cgroup struct{ dirs []string }
 
-const cgroupPrefix = "jailup-box-" // and the process's id, and something random
+const cgroupPrefix = "jailup-box-" // and the process's id, its pid namespace, and something random
 
 // newCgroup makes one with the controllers for pids and memory, of version 2 or
 // 1: below this process's own, or, where that may not have children with it,
@@ -42,7 +42,7 @@ func makeCgroup(memory int64) *cgroup {
 	}
 	var random [4]byte
 	_, _ = rand.Read(random[:]) // never fails: crypto/rand
-	name := cgroupPrefix + strconv.Itoa(os.Getpid()) + "-" + hex.EncodeToString(random[:])
+	name := cgroupPrefix + strconv.Itoa(os.Getpid()) + "-" + pidNamespace() + "-" + hex.EncodeToString(random[:])
 	c := &cgroup{}
 	for line := range strings.Lines(string(text)) {
 		part := strings.SplitN(strings.TrimSpace(line), ":", 3) // cgroups(7)
@@ -130,12 +130,25 @@ func (c *cgroup) remove() {
 	})
 }
 
-// sweepCgroups removes those whose maker was killed. The kernel refuses to remove
-// one with processes in it.
+// pidNamespace names that of this process: a number of a process means nothing in
+// another one.
+func pidNamespace() string {
+	var st unix.Stat_t
+	if err := unix.Stat("/proc/self/ns/pid", &st); err != nil {
+		return "0"
+	}
+	return strconv.FormatUint(st.Ino, 10)
+}
+
+// sweepCgroups removes those whose maker was killed, as far as its namespace is this
+// one. The kernel refuses to remove one with processes in it.
 func sweepCgroups(parent string) {
 	old, _ := filepath.Glob(filepath.Join(parent, cgroupPrefix+"*"))
 	for _, dir := range old {
-		owner, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), cgroupPrefix), "-")
+		owner, rest, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), cgroupPrefix), "-")
+		if !strings.HasPrefix(rest, pidNamespace()+"-") {
+			continue
+		}
 		if pid, err := strconv.Atoi(owner); err == nil && pid > 0 && errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
 			_ = unix.Rmdir(dir)
 		}
