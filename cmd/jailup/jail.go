@@ -113,7 +113,7 @@ func (s *session) take(ctx context.Context) error {
 	if err := s.lockFolder(ctx, who); err != nil {
 		return err
 	}
-	j, err := s.registry.Resolve(ctx, who, s.mainName())
+	j, err := s.registry.Resolve(ctx, who, s.heldName())
 	if err != nil {
 		return err
 	}
@@ -123,6 +123,16 @@ func (s *session) take(ctx context.Context) error {
 		s.sweep()
 	}
 	return waiting(ctx, err)
+}
+
+// heldName is the server to enter into the registry: that of the verb, if the jail
+// holds it; "" keeps the one that is known. A slip of the pen on a command line must
+// not make an nginx jail one of Apache's.
+func (s *session) heldName() string {
+	if s.recipe != nil && !s.recipe.IsOnHost() && steps.CheckJail(s.root, s.recipe) != nil {
+		return ""
+	}
+	return s.mainName()
 }
 
 // lockFolder takes the lock that runs with another state see as well: by file

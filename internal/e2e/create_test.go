@@ -167,3 +167,19 @@ func TestPlanSweepsTheDead(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, left)
 }
+
+// A verb that names a server which the jail does not hold fails, and the jail is known
+// as before.
+func TestTheWrongServerIsNotRemembered(t *testing.T) {
+	t.Parallel()
+	j, _, h := createdJail(t)
+	for _, verb := range []string{"stop", "start", "restart", "upgrade", "check"} {
+		r := h.run(verb, "apache", "--jail", j.Dir)
+		require.NotZero(t, r.Exit, verb)
+		list := h.jails()
+		require.Len(t, list, 1)
+		require.Equal(t, "nginx", list[0].(map[string]any)["server"], verb)
+	}
+	require.NotZero(t, j.MasterPID())
+	h.must(0, "current", "upgrade", "nginx", "--jail", j.Dir)
+}
