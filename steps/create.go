@@ -223,7 +223,7 @@ func (b *builder) build(ctx context.Context, tmp string, parent *os.File, name s
 	}
 	e.sel, err = fileset.Select(ctx, fileset.Input{Root: root, Recipe: e.next(), World: world, Stage: e.stage, Whole: true})
 	if err != nil {
-		return err
+		return setIDHint(err)
 	}
 	if e.set, err = changeset.Compute(root, e.sel.Input); err != nil {
 		return err

@@ -64,12 +64,20 @@ func (s *stage) prepare(ctx context.Context, run *Run) error {
 		Carry: e.carriedPrefixes(), KeepListen: e.listens, Wanted: e.wanted(world), ReadByServer: e.readByServer,
 	})
 	if err != nil {
-		return e.moduleHint(err)
+		return setIDHint(e.moduleHint(err))
 	}
 	if err := e.dropModules(); err != nil {
 		return err
 	}
 	return e.finishStage(ctx, run)
+}
+
+// setIDHint tells how to go on where a package brings a program with more rights.
+func setIDHint(err error) error {
+	if !errors.Is(err, fileset.ErrSetID) {
+		return err
+	}
+	return &Error{Err: err, Hint: "see who signed that package, and with hold: in the configuration stay at the version that is there"}
 }
 
 // moduleHint tells how to go on where it is a module that cannot be had.

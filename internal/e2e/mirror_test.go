@@ -364,20 +364,31 @@ func TestHostileMirror(t *testing.T) {
 	t.Logf("%d attacks in %s", len(fouls), time.Since(began).Round(time.Millisecond))
 }
 
-// A signed package may bring scripts and set-user-ID bits: the scripts are not
-// run, the bits do not reach the jail, and the way back is whole.
+// A signed package may bring scripts and programs with set-user-ID bits beside the
+// server: the scripts are not run, the programs do not reach the jail, and the way back
+// is whole. Where it is the server that has the bit, nothing is changed.
 func TestHostilePackageIsTamed(t *testing.T) {
 	t.Parallel()
 	lab.Need(t, "root")
 	s := newShop(t)
 	y := lab.NewTally(t, "hostile mirror")
-	y.Cases(2)
+	y.Cases(3)
 	c := newMirrorClient(t, s, y)
 	m := s.mirror(t)
 	m.serve()
 	defer m.close()
 	marks := t.TempDir()
-	d := newDeb(m).mode("./usr/sbin/nginx", "0006755")
+	for name, mode := range map[string]string{"set-user-ID": "0004755", "set-group-ID": "0002755", "both": "0006755"} {
+		m.put(s.nginx, newDeb(m).mode("./usr/sbin/nginx", mode).bytes())
+		m.build()
+		got := c.call(t, m, foul{}, lab.ShmDir(t), "upgrade")
+		require.Equal(t, 1, got.exit, "%s: %s", name, got.text)
+		require.Contains(t, got.text, "/usr/sbin/nginx of package nginx is set-user-ID or set-group-ID", name)
+		require.Equal(t, c.pid, c.j.MasterPID(), name)
+		require.Empty(t, lab.DiffTrees(c.before, stateless(t, c.j.Dir)), name)
+		y.Point("refused")
+	}
+	d := newDeb(m)
 	d.data(byhand.TarMember{Name: "./usr/bin/evil", Mode: "0004755", Data: "#!/bin/sh\n"})
 	for _, name := range []string{"preinst", "postinst", "prerm", "postrm", "config", "triggers"} {
 		script := "#!/bin/sh\ntouch " + filepath.Join(marks, name) + " /" + name + "-ran\n"

@@ -1,6 +1,7 @@
 package fileset
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -107,6 +108,12 @@ func machineOf(r io.Reader) string {
 	return string(h[4:6]) + string(h[18:20])
 }
 
+// ErrSetID says that a package brings a program with a set-user-ID or set-group-ID
+// bit to where the jail has none. No server of a recipe needs one, and who gets into
+// a jail asks for nothing better. Where the jail has such a program already, the new
+// one comes without the bit.
+var ErrSetID = errors.New("is set-user-ID or set-group-ID, and the jail has no such program there")
+
 // want enters one wish. A second one for the same place is passed over; a node
 // that is wanted at a second place is copied in the stage.
 func (s *selector) want(p string, n *Node, pkg string, exec bool) error {
@@ -116,6 +123,11 @@ func (s *selector) want(p string, n *Node, pkg string, exec bool) error {
 	}
 	if _, ok := s.wants[p]; ok {
 		return nil
+	}
+	if n.SetID {
+		if info, err := s.in.Root.Lstat(p); err != nil || info.Mode&(unix.S_ISUID|unix.S_ISGID) == 0 {
+			return fmt.Errorf("cannot stage %s: %s of package %s %w", s.in.Recipe.Name, p, n.Package, ErrSetID)
+		}
 	}
 	name, st := n.Stage, n.State
 	if s.staged[name] {

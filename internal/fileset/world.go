@@ -38,6 +38,7 @@ type Node struct {
 	Owned   bool // of a package whose files the jail holds whole
 	Conf    bool
 	Dir     bool
+	SetID   bool // the package ships it with a set-user-ID or set-group-ID bit; State has none
 	Stage   string
 	State   changeset.State
 
@@ -106,6 +107,7 @@ func (w *World) Unpack(deb *pkgs.Deb, r *recipes.Recipe) error {
 		if !owned && e.Type != pkgs.TypeDir && !isLibrary(p) && !runtime && !w.extra(p) {
 			return nil
 		}
+		n.SetID = e.Type != pkgs.TypeDir && e.Mode&(unix.S_ISUID|unix.S_ISGID) != 0
 		m := Meta{Perm: e.Mode & 0o1777, UID: e.UID, GID: e.GID, MtimeNS: e.MtimeNS, Xattrs: e.Xattrs}
 		var err error
 		switch e.Type {
