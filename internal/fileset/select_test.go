@@ -156,7 +156,8 @@ func TestObsolete(t *testing.T) {
 }
 
 // An administrator made a file stricter: it stays so with its new content, as
-// often as it is upgraded. Set-id bits never come out of a package, nor stay.
+// often as it is upgraded. Set-id bits never come out of a package, nor stay; a
+// program with one comes to where the jail has had one.
 func TestModes(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t)
@@ -166,12 +167,21 @@ func TestModes(t *testing.T) {
 		d.modes = map[string]int64{"/usr/share/srv/suid": 0o6755, "/usr/sbin/srv": 0o4755, "/usr/share/srv/": 0o2775}
 		return d
 	}
-	h.whole(pack("1"))
-	require.EqualValues(t, 0o755, h.mode("/usr/share/srv/suid"))
-	require.EqualValues(t, 0o755, h.mode("/usr/sbin/srv"))
+	plain := pack("1")
+	delete(plain.modes, "/usr/sbin/srv")
+	delete(plain.modes, "/usr/share/srv/suid")
+	h.whole(plain)
 	require.EqualValues(t, 0o775, h.mode("/usr/share/srv"))
 	require.NoError(t, os.Chmod(h.path("/usr/share/srv/a"), 0o600))
 	require.NoError(t, os.Chmod(h.path("/etc/srv/key"), 0o400))
+	for _, p := range []string{"/usr/sbin/srv", "/usr/share/srv/suid"} {
+		bad := pack("1")
+		bad.modes = map[string]int64{p: 0o2755}
+		err := h.try(bad)
+		require.ErrorIs(t, err, ErrSetID)
+		require.ErrorContains(t, err, p+" of package srv ")
+	}
+	require.NoError(t, unix.Chmod(h.path("/usr/share/srv/suid"), 0o6755))
 	require.NoError(t, unix.Chmod(h.path("/usr/sbin/srv"), 0o4750))
 	for _, v := range []string{"2", "3"} {
 		h.bring(pack(v))
@@ -182,6 +192,7 @@ func TestModes(t *testing.T) {
 		require.EqualValues(t, 0o644, h.mode("/usr/share/srv/b"))
 		require.EqualValues(t, 0o400, h.mode("/etc/srv/key"))
 		require.EqualValues(t, 0o750, h.mode("/usr/sbin/srv"))
+		require.EqualValues(t, 0o755, h.mode("/usr/share/srv/suid"))
 	}
 }
 

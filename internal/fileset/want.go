@@ -125,7 +125,7 @@ func (s *selector) want(p string, n *Node, pkg string, exec bool) error {
 		return nil
 	}
 	if n.SetID {
-		if info, err := s.in.Root.Lstat(p); err != nil || info.Mode&(unix.S_ISUID|unix.S_ISGID) == 0 {
+		if info, err := s.in.Root.Lstat(p); !s.old[p].SetID && (err != nil || info.Mode&(unix.S_ISUID|unix.S_ISGID) == 0) {
 			return fmt.Errorf("cannot stage %s: %s of package %s %w", s.in.Recipe.Name, p, n.Package, ErrSetID)
 		}
 	}
@@ -190,7 +190,7 @@ func (s *selector) keepMeta(p, staged string, st *changeset.State) (theirs bool,
 
 func (s *selector) record(p string, n *Node, pkg string) {
 	s.files[p] = manifest.File{Path: p, Mode: n.State.Mode, UID: n.State.UID, GID: n.State.GID, Size: n.State.Size,
-		SHA256: n.State.SHA256, Link: n.State.Link, Package: pkg, Conf: n.Conf}
+		SHA256: n.State.SHA256, Link: n.State.Link, Package: pkg, Conf: n.Conf, SetID: n.SetID}
 }
 
 // inspect says what is known of the file that will be replaced.

@@ -29,6 +29,9 @@ type File struct {
 	// Adapted is the digest of the file where jailup itself has changed a line of
 	// what the package ships: with that content it is still unchanged.
 	Adapted string `json:"adapted,omitempty"`
+	// SetID: its package ships it with a set-user-ID or set-group-ID bit, which it did
+	// not get.
+	SetID bool `json:"setid,omitempty"`
 }
 
 // Pristine tells whether a file or link with that digest or target is as jailup
