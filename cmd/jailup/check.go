@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/jailup/jailup/internal/event"
+	"github.com/jailup/jailup/internal/journal"
 	"github.com/jailup/jailup/steps"
 )
 
@@ -63,15 +64,32 @@ func (a *app) check(ctx context.Context, server string) error {
 	return s.finish(e, steps.Outcome{Result: event.Checked, Err: err, Verdict: e.Verdict()})
 }
 
+// cutOff tells whether the last run on the jail was cut off: it is open, and nobody is
+// at work on it. A run that ends meanwhile was not.
+func (s *session) cutOff() (rec journal.Record, open bool, err error) {
+	if steps.Busy(s.dirs.Run, s.id) != nil {
+		return rec, false, nil
+	}
+	if rec, open, err = steps.Interrupted(s.stateDir()); err == nil && !open {
+		return rec, false, nil
+	}
+	if steps.Busy(s.dirs.Run, s.id) != nil {
+		return rec, false, nil
+	}
+	return rec, open, err
+}
+
 // tellWhatIsOpen says that a run is under way or was cut off: the checks judge
 // what such a run has left.
 func (s *session) tellWhatIsOpen() {
 	busy := steps.Busy(s.dirs.Run, s.id)
-	rec, open, err := steps.Interrupted(s.stateDir())
+	rec, open, err := s.cutOff()
 	switch {
 	case busy != nil:
 		s.events.Notice(event.Warning, orElse(busy.Verb, "a run")+" is under way on this jail (run "+orElse(busy.Run, "unknown")+")", "")
-	case err == nil && open:
+	case err != nil:
+		s.events.Notice(event.Warning, err.Error(), "jailup recover --jail "+s.root.Path())
+	case open:
 		s.events.Notice(event.Warning, "run "+rec.Run+" was cut off in step "+rec.Step, "jailup recover --jail "+s.root.Path())
 	}
 }

@@ -67,7 +67,11 @@ func (a *app) preview(ctx context.Context, s *session, f planFlags) error {
 	}
 	s.events.RunStart(event.RunStart{Verb: "plan", Server: s.asked, Jail: s.root.Path(), Version: version()})
 	if s.id != "" {
-		if rec, open, err := steps.Interrupted(s.stateDir()); err == nil && open && steps.Busy(s.dirs.Run, s.id) == nil {
+		rec, open, err := s.cutOff()
+		if err != nil {
+			return s.fail(err)
+		}
+		if open {
 			jail := event.Clean(s.root.Path(), 300)
 			return s.fail(&steps.Error{Err: fmt.Errorf("cannot plan: run %s was cut off in step %s, and jail %s may be neither the old version nor the new one", rec.Run, rec.Step, jail),
 				Hint: "end it first, as upgrade does by itself: jailup recover --jail " + jail})

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"os"
 	"path/filepath"
@@ -81,6 +82,15 @@ func TestNoPlanOfAJailThatIsNeitherOldNorNew(t *testing.T) {
 	require.NoError(t, j.Save(journal.Record{Run: run, Plan: "upgrade", Phase: journal.Ended, Step: "install"}))
 	require.NoError(t, j.Close())
 	_, _, stderr := c.run("plan", "nginx", "--jail", dir)
+	require.NotContains(t, stderr, "was cut off")
+	// Nor of one of which nobody knows.
+	file := filepath.Join(c.state, id, "journal")
+	text, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(file, bytes.Repeat([]byte{0xff}, len(text)), 0o600))
+	code, _, stderr := c.run("plan", "nginx", "--jail", dir)
+	require.NotZero(t, code)
+	require.Contains(t, stderr, "journal")
 	require.NotContains(t, stderr, "was cut off")
 }
 

@@ -73,7 +73,7 @@ func (a *app) upgrade(ctx context.Context, server string, f upgradeFlags) error 
 	if asked := a.flags.Suite; asked != nil && *asked != "" && out.Err == nil && out.Result == event.Upgraded &&
 		(s.named == nil || s.named.Suite == nil || *s.named.Suite != *asked) {
 		s.events.Notice(event.Info, "write suite: "+event.Clean(*asked, 60)+" into the jail's file in "+filepath.Join(s.conf.Dir, "jails.d")+
-			": an upgrade from the host's own sources would be a step back, and is skipped", "")
+			": the next upgrade without --suite goes by the host's own sources, which may be a step back (skipped, exit 14) or forward", "")
 	}
 	return s.finish(e, out)
 }

@@ -41,8 +41,8 @@ type faultRun struct {
 	canary string
 	can    map[string]string
 	mine   map[string]string // planted in state: folders, which no upgrade touches
-	fourth bool              // the second wall stands in every fourth run only; it has tests of its own
-	runs   int
+	fourth bool              // the second wall stands at every fourth point only; it has tests of its own
+	points int
 }
 
 // newFaultRun makes the jail base/chroot with the older nginx running in it, a
@@ -145,6 +145,7 @@ func (h *host) offerWhatIsNeeded() {
 // nothing of jailup's open.
 func (f *faultRun) fresh() {
 	f.t.Helper()
+	f.points++
 	for _, glob := range []string{"state/*/runs", "state/snapshots/*"} {
 		list, err := filepath.Glob(filepath.Join(f.h.dir, glob))
 		require.NoError(f.t, err)
@@ -172,7 +173,7 @@ func (f *faultRun) run(fault string, env []string, args ...string) faulted {
 	cmd := exec.CommandContext(ctx, plain.Path, plain.Args[1:]...)
 	cmd.WaitDelay = 5 * time.Second
 	cmd.Env = append(append(plain.Env, env...), "JAILUP_FAULT="+fault)
-	if f.runs++; f.fourth && f.runs%4 != 0 {
+	if f.fourth && f.points%4 != 0 {
 		cmd.Env = append(cmd.Env, "JAILUP_FAULT_WALL=off")
 	}
 	var out, talk bytes.Buffer
@@ -420,7 +421,7 @@ func (f *faultRun) ours() (list []string) {
 	require.NoError(f.t, err)
 	require.NotEmpty(f.t, files)
 	for _, file := range files {
-		text, err := os.ReadFile(file) // of one that ended meanwhile there is none
+		text, err := os.ReadFile(file)    // of one that ended meanwhile there is none
 		if err == nil && len(text) == 0 { // none yet, while it begins another program, or none at all
 			exe, _ := os.Readlink(filepath.Join(filepath.Dir(file), "exe"))
 			if strings.HasPrefix(exe, f.h.bin) { // " (deleted)" where another test has built it anew

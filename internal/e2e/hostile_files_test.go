@@ -240,6 +240,9 @@ func (f *hostileJail) put(path, kind string) *plant {
 		must(unix.Mkfifo(p.at, 0o666))
 	case "socket":
 		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if errors.Is(err, unix.EBUSY) { // the new server has a file of it open
+			err = unix.Unmount(p.at, unix.MNT_DETACH)
+		}
 		must(err)
 		// The path may be longer than an address may be.
 		must(unix.Bind(fd, &unix.SockaddrUnix{Name: filepath.Join(f.aside, "socket")}))

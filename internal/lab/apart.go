@@ -34,6 +34,9 @@ const (
 func Apart(t *testing.T) bool {
 	t.Helper()
 	if os.Getenv(apartMark) == t.Name() {
+		if os.Getenv(apartInit) != "" {
+			t.Fatal("lab.Apart needs lab.Main")
+		}
 		return false
 	}
 	Need(t, "root", "mounts")
@@ -52,7 +55,7 @@ func Apart(t *testing.T) bool {
 	switch {
 	case err != nil:
 		t.Fatalf("in a pid namespace of its own: %v\n%s", err, text)
-	case strings.Contains(text, "--- SKIP: "+t.Name()+" "):
+	case strings.Contains(text, "--- SKIP: "+t.Name()):
 		t.Skipf("skipped in a pid namespace of its own:\n%s", text)
 	case !strings.Contains(text, "--- PASS: "+t.Name()+" "):
 		t.Fatalf("the test did not run in a pid namespace of its own:\n%s", text)
@@ -62,6 +65,10 @@ func Apart(t *testing.T) bool {
 	}
 	return true
 }
+
+// Inner tells whether this process runs one test of another process's again: see Apart
+// and InPrivateMounts.
+func Inner() bool { return os.Getenv(apartMark) != "" || os.Getenv(privateMark) != "" }
 
 // initApart is the first process of a pid namespace, if this is one: it mounts
 // /proc, runs the test, and waits for whatever has lost its parent, as init(8)

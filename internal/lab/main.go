@@ -130,6 +130,9 @@ func (w *watch) owns(p Process) string {
 	if p.PPID == os.Getpid() {
 		return "a child"
 	}
+	if os.Getenv(apartMark) != "" && p.PID != 1 {
+		return "in the pid namespace of a test"
+	}
 	proc := "/proc/" + strconv.Itoa(p.PID)
 	if env, err := os.ReadFile(proc + "/environ"); err == nil && strings.Contains("\x00"+string(env), "\x00"+w.mark+"\x00") {
 		return "started by a test"

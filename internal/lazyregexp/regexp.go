@@ -16,8 +16,7 @@ type Regexp struct {
 	re   *regexp.Regexp
 }
 
-// New promises a regular expression. A text that is none panics at its first use;
-// see Check.
+// New promises a regular expression. A text that is none panics at its first use.
 func New(text string) *Regexp { return &Regexp{text: text} }
 
 func (r *Regexp) get() *regexp.Regexp {

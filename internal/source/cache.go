@@ -364,7 +364,7 @@ func openFile(path string, flags int) (*os.File, error) {
 
 // openVerified opens a file of the cache and hashes it through the descriptor
 // it returns. size below 0 means unknown. What this process has hashed before, and
-// nobody has written to or changed since, is not hashed again: a package is opened
+// nobody has written to or changed since by its times, is not hashed again: a package is opened
 // for its control data, for its list of files and for the files.
 func openVerified(path, sha string, size int64) (*os.File, error) {
 	f, err := openFile(path, unix.O_NOFOLLOW)
@@ -386,7 +386,7 @@ func openVerified(path, sha string, size int64) (*os.File, error) {
 }
 
 // fileState is a file as it was at one time: each change of its data or of its inode
-// changes ctime, which nobody can set (inode(7)).
+// changes ctime, which only the clock sets (inode(7)).
 type fileState struct {
 	dev, ino     uint64
 	size         int64
