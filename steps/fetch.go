@@ -31,7 +31,7 @@ func (e *Env) fetchTarget(ctx context.Context) error {
 	return nil
 }
 
-// withDeb opens a package out of the cache, hashed through the descriptor that
+// withDeb opens a package out of the cache, verified through the descriptor that
 // it is read from.
 //
 // What it may unpack to is bounded by what the signed index says of it.

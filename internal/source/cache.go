@@ -24,8 +24,8 @@ import (
 
 // Cache keeps files by the SHA-256 of their content, as DIR/sha256/ab/abcdef….
 // A name there is only ever given to a whole, synced file, and no content is
-// used that was not hashed again on this use. Several processes may use one
-// cache at once.
+// used that this process has not hashed since it was last changed. Several processes
+// may use one cache at once.
 type Cache struct {
 	dir string
 }
@@ -126,7 +126,7 @@ func (c *Cache) Path(sha string) string {
 	return filepath.Join(c.dir, "sha256", sha[:2], sha)
 }
 
-// Get returns the file of this digest, hashed now. What has changed on disk is
+// Get returns the file of this digest, hashed since it was last changed. What has changed on disk is
 // deleted, and like what is absent an fs.ErrNotExist.
 func (c *Cache) Get(sha string, size int64) (Blob, error) {
 	if !isSHA256(sha) {

@@ -113,8 +113,9 @@ type Blob struct {
 	Size   int64
 }
 
-// Open opens the file and hashes it through the descriptor that it returns, at
-// offset 0, so that what is read is what was hashed. Content that changed is an
+// Open opens the file and, unless this process has done so and nobody has changed it
+// since, hashes it through the descriptor that it returns, at offset 0: what is read is
+// what was hashed. Content that changed is an
 // ErrHash.
 func (b Blob) Open() (*os.File, error) {
 	return openVerified(b.Path, b.SHA256, b.Size)
