@@ -2,9 +2,9 @@ package steps
 
 import "golang.org/x/sys/unix"
 
-// MissingCapabilities names what it takes to exchange files of any owner, to signal
-// a server and to start it in its jail, and this process has
-// not; nil where the kernel does not say.
+// MissingCapabilities names what it takes to exchange files of any owner, to signal a
+// server and to start it in its jail, and this process has not; nil where the kernel
+// does not say.
 func MissingCapabilities() []string {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var have [2]unix.CapUserData

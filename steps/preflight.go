@@ -35,8 +35,10 @@ func (s *preflight) Do(ctx context.Context, run *Run) error {
 	if err := CheckJail(e.Root, e.Recipe); err != nil {
 		return err
 	}
-	if err := e.checkNamed(); err != nil {
-		return err
+	if run.Facts.Verb != "rollback" { // which goes by what the jail was, and names nothing
+		if err := e.checkNamed(); err != nil {
+			return err
+		}
 	}
 	if err := sys.MkdirAll(e.RunDir(), 0o700); err != nil {
 		return err
@@ -168,7 +170,7 @@ func NoServer(root *jail.Root, executables []string) error {
 	const hint = "look at what lies there; to build a jail elsewhere: jailup create SERVER --jail DIR"
 	for _, file := range executables {
 		if link, target := leadingAway(root, file); link != "" {
-			return fail(nil, hint, "cannot work on jail %s: it holds no %s: %s is a link to %s, which leads to none inside of the jail",
+			return fail(nil, hint, "cannot work on jail %s: it holds no %s: %s is a link to %s, where the jail has none",
 				root.Path(), executablesOf([]string{file}), link, event.Clean(target, 200))
 		}
 	}

@@ -48,7 +48,7 @@ func TestServerThatGoesAlongIsNotThere(t *testing.T) {
 func TestServerBehindALinkThatLeadsAway(t *testing.T) {
 	t.Parallel()
 	for target, says := range map[string]string{
-		"/srv/of/the/host": "holds no /usr/sbin/nginx: /usr/sbin is a link to /srv/of/the/host, which leads to none inside of the jail",
+		"/srv/of/the/host": "holds no /usr/sbin/nginx: /usr/sbin is a link to /srv/of/the/host, where the jail has none",
 		"sbin":             "/usr/sbin is a link to sbin", // to itself
 		"real":             "",
 	} {

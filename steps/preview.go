@@ -31,7 +31,7 @@ type Preview struct {
 	Conf     []fileset.Conf    `json:"configuration"`
 	Changed  []string          `json:"locally_changed"` // files that no package knows
 	Download int64             `json:"download_bytes"`
-	Disk     int64             `json:"stage_bytes"`    // beside the jail, until the next upgrade
+	Disk     int64             `json:"stage_bytes"`    // beside the jail, until the next upgrade: the old files
 	Unpacked int64             `json:"unpacked_bytes"` // beside the jail, while the new version is prepared
 	Snapshot int64             `json:"snapshot_bytes"`
 	Restart  []string          `json:"needs_restart"` // other processes whose files change
@@ -124,8 +124,8 @@ func Look(ctx context.Context, e *Env) (*Preview, error) {
 			kind = changeset.Replace
 		}
 		p.Files = append(p.Files, PlannedFile{Kind: kind, Path: op.Path, Package: op.Package})
-		if op.New != nil {
-			p.Disk += op.New.Size
+		if op.Old != nil {
+			p.Disk += op.Old.Size
 		}
 	}
 	p.Conf, p.Changed, p.Modules = e.sel.Conf, e.sel.Changed, append(p.Modules, e.modules...)
