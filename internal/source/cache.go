@@ -27,7 +27,8 @@ import (
 // used that this process has not hashed since it was last changed. Several processes
 // may use one cache at once.
 type Cache struct {
-	dir string
+	dir    string
+	hashed *hashed
 }
 
 // OpenCache makes the folder if there is none. It must belong to the caller and
@@ -41,7 +42,7 @@ func OpenCache(dir string) (*Cache, error) {
 			return nil, fmt.Errorf("cannot use the cache: %w", err)
 		}
 	}
-	return &Cache{dir}, nil
+	return &Cache{dir: dir, hashed: &hashed{}}, nil
 }
 
 // SweepCache removes what killed runs were about to put into the cache in dir. A
@@ -135,7 +136,7 @@ func (c *Cache) Get(sha string, size int64) (Blob, error) {
 	path := c.Path(sha)
 	// Prune goes by the time of the last use; a cache on a read-only disk still serves.
 	_ = sys.Utimes(unix.AT_FDCWD, path, time.Now().UnixNano())
-	f, err := openVerified(path, sha, size)
+	f, err := openVerified(path, sha, size, c.hashed)
 	if errors.Is(err, ErrHash) {
 		if err := c.remove(path); err != nil {
 			return Blob{}, fmt.Errorf("cannot remove a damaged file from the cache: %w", err)
@@ -150,7 +151,7 @@ func (c *Cache) Get(sha string, size int64) (Blob, error) {
 	if err != nil {
 		return Blob{}, err
 	}
-	return Blob{Path: path, SHA256: sha, Size: fi.Size()}, nil
+	return Blob{Path: path, SHA256: sha, Size: fi.Size(), hashed: c.hashed}, nil
 }
 
 // Put stores what it reads from r, if it has this digest and size; a size below
@@ -198,7 +199,7 @@ func (c *Cache) Put(ctx context.Context, r io.Reader, sha string, size int64) (B
 		_ = sys.Unlinkat(int(dir.Fd()), name, 0)
 		return Blob{}, err
 	}
-	return Blob{Path: c.Path(sha), SHA256: sha, Size: size}, nil
+	return Blob{Path: c.Path(sha), SHA256: sha, Size: size, hashed: c.hashed}, nil
 }
 
 func count(n, limit int64) string {
@@ -366,13 +367,13 @@ func openFile(path string, flags int) (*os.File, error) {
 // it returns. size below 0 means unknown. What this process has hashed before, and
 // nobody has written to or changed since by its times, is not hashed again: a package is opened
 // for its control data, for its list of files and for the files.
-func openVerified(path, sha string, size int64) (*os.File, error) {
+func openVerified(path, sha string, size int64, known *hashed) (*os.File, error) {
 	f, err := openFile(path, unix.O_NOFOLLOW)
 	if err != nil {
 		return nil, err
 	}
 	was, ours := asOf(f, sha)
-	if _, ok := hashed.Load(was); ok && ours && (size < 0 || size == was.size) {
+	if known.has(was) && ours && (size < 0 || size == was.size) {
 		return f, nil
 	}
 	if err := verifyFile(f, sha, size); err != nil {
@@ -380,7 +381,7 @@ func openVerified(path, sha string, size int64) (*os.File, error) {
 		return nil, err
 	}
 	if is, _ := asOf(f, sha); ours && is == was {
-		hashed.Store(is, nil)
+		known.add(is)
 	}
 	return f, nil
 }
@@ -394,7 +395,23 @@ type fileState struct {
 	sha          string
 }
 
-var hashed sync.Map // of states that have the digest that they name
+// hashed are states of files that have the digest that they name. It is safe for
+// concurrent use; nil knows none and keeps none.
+type hashed struct{ m sync.Map }
+
+func (h *hashed) has(s fileState) bool {
+	if h == nil {
+		return false
+	}
+	_, ok := h.m.Load(s)
+	return ok
+}
+
+func (h *hashed) add(s fileState) {
+	if h != nil {
+		h.m.Store(s, nil)
+	}
+}
 
 // asOf tells what a file is now, and whether it is this user's and nobody else may
 // write to it: of such a file alone the times are trusted.

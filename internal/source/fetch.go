@@ -330,7 +330,7 @@ func (f *fetcher) download(ctx context.Context, wait time.Duration, rawURL strin
 		return Blob{}, resumed, err
 	}
 	progress(w.size)
-	return Blob{Path: f.cache.Path(w.sha), SHA256: w.sha, Size: w.size}, resumed, nil
+	return Blob{Path: f.cache.Path(w.sha), SHA256: w.sha, Size: w.size, hashed: f.cache.hashed}, resumed, nil
 }
 
 // usablePart looks at what an earlier attempt left. Only a plain file of ours

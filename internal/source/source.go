@@ -111,6 +111,8 @@ type Blob struct {
 	Path   string // for messages; open it by Open only
 	SHA256 string
 	Size   int64
+
+	hashed *hashed // of its cache
 }
 
 // Open opens the file and, unless this process has done so and nobody has changed it
@@ -118,5 +120,5 @@ type Blob struct {
 // what was hashed. Content that changed is an
 // ErrHash.
 func (b Blob) Open() (*os.File, error) {
-	return openVerified(b.Path, b.SHA256, b.Size)
+	return openVerified(b.Path, b.SHA256, b.Size, b.hashed)
 }
