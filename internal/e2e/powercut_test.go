@@ -23,7 +23,7 @@ func TestPowerCutAfterTheCommit(t *testing.T) {
 	for _, c := range []struct {
 		fault string
 		whole bool
-	}{{"", true}, {"nosync:all", false}} {
+	}{{"", true}, {"nosync:all", false}, {"nosync:all", false}, {"nosync:all", false}} {
 		mnt := lab.Loop(t, "xfs", 320)
 		f := newFaultRun(t, mnt)
 		lab.Sync(t, mnt)                     // the jail is older than the cut
@@ -44,6 +44,10 @@ func TestPowerCutAfterTheCommit(t *testing.T) {
 			continue
 		}
 		_, err := os.Stat(filepath.Join(f.h.dir, "state"))
-		require.True(t, len(diff) > 0 || err != nil, "all syncs were left out, and nothing was lost")
+		if len(diff) > 0 || err != nil {
+			return
+		}
+		t.Log("nothing was lost: somebody else on this machine may have called sync(2)")
 	}
+	t.Fatal("all syncs were left out, three times, and nothing was lost")
 }
