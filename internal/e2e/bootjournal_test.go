@@ -24,6 +24,9 @@ import (
 // nothing. It never guesses.
 func TestFaultSpoiltJournal(t *testing.T) {
 	t.Parallel()
+	if apart(t) {
+		return
+	}
 	y := lab.NewTally(t, "crash")
 	f := newFaultRun(t, lab.ShmDir(t))
 	f.trace()

@@ -424,7 +424,7 @@ func (f *faultRun) ours() (list []string) {
 		text, err := os.ReadFile(file)    // of one that ended meanwhile there is none
 		if err == nil && len(text) == 0 { // none yet, while it begins another program, or none at all
 			exe, _ := os.Readlink(filepath.Join(filepath.Dir(file), "exe"))
-			if strings.HasPrefix(exe, f.h.bin) { // " (deleted)" where another test has built it anew
+			if lab.IsApart() && strings.HasPrefix(exe, f.h.bin) { // " (deleted)" where another test has built it anew
 				list = append(list, file+" "+exe)
 			}
 			continue

@@ -66,6 +66,10 @@ func Apart(t *testing.T) bool {
 	return true
 }
 
+// IsApart tells whether all processes that this one sees are of its own test: see
+// Apart.
+func IsApart() bool { return os.Getenv(apartMark) != "" }
+
 // Inner tells whether this process runs one test of another process's again: see Apart
 // and InPrivateMounts.
 func Inner() bool { return os.Getenv(apartMark) != "" || os.Getenv(privateMark) != "" }
